@@ -1,0 +1,1 @@
+"""BICEP, adaptive compute: inference plans that run inside kernels."""

@@ -1,0 +1,1 @@
+"""The process: configuration, wiring, command line, admin endpoint."""

@@ -1,0 +1,1 @@
+"""Nimbus, the execution engine: feeds, books, orders, FIX, journal and the paper venue."""

@@ -1,0 +1,1 @@
+"""From frames to ITCH messages: captures, packets, MoldUDP64, the message table."""

@@ -1,0 +1,1 @@
+"""The audit trail: a ring, segments on disk, a hash chain."""

@@ -1,0 +1,1 @@
+"""Order pool, pre-trade risk and positions."""

@@ -1,0 +1,1 @@
+"""The paper exchange and the generated day."""

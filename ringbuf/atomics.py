@@ -1,0 +1,92 @@
+"""Atomic words on int64 addresses, with the memory order in the name of the call.
+
+Release to publish, acquire to consume, relaxed for a word that the caller alone writes.  Every use says
+in a comment what it pairs with and what is visible afterwards.  Addresses are multiples of 8.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, cast
+
+from llvmlite import ir
+from numba.core import cgutils
+
+from ringbuf.memory import I64, Codegen, lowered
+
+_WORD_SIZE: Final = 8
+
+
+def _at(builder: Any, addr: Any) -> Any:
+    return builder.inttoptr(addr, I64.as_pointer())
+
+
+def _load(order: str) -> Codegen:
+    return lambda _ctx, builder, args: builder.load_atomic(_at(builder, args[0]), order, _WORD_SIZE)
+
+
+def _store(order: str) -> Codegen:
+    def codegen(_ctx: Any, builder: Any, args: list[Any]) -> None:
+        builder.store_atomic(args[1], _at(builder, args[0]), order, _WORD_SIZE)
+
+    return codegen
+
+
+def _fence(order: str) -> Codegen:
+    def codegen(_ctx: Any, builder: Any, _args: list[Any]) -> None:
+        builder.fence(order)
+
+    return codegen
+
+
+def _call(name: str, returns: Any) -> Codegen:
+    def codegen(_ctx: Any, builder: Any, _args: list[Any]) -> Any:
+        kind = ir.FunctionType(returns, [])
+        value = builder.call(cast("Any", cgutils).get_or_insert_function(builder.module, kind, name), [])
+        return None if isinstance(returns, ir.VoidType) else value
+
+    return codegen
+
+
+@lowered(_load("acquire"))
+def load_acquire(addr: int) -> int:  # type: ignore[empty-body]
+    """Load a word; what its writer stored before its release is visible afterwards."""
+
+
+@lowered(_load("monotonic"))
+def load_relaxed(addr: int) -> int:  # type: ignore[empty-body]
+    """Load a word without ordering anything else."""
+
+
+@lowered(_store("release"))
+def store_release(addr: int, value: int) -> None:
+    """Store a word; everything written before is visible to an acquire that reads it."""
+
+
+@lowered(_store("monotonic"))
+def store_relaxed(addr: int, value: int) -> None:
+    """Store a word without ordering anything else."""
+
+
+@lowered(lambda _ctx, b, args: b.atomic_rmw("add", _at(b, args[0]), args[1], "acq_rel"))
+def fetch_add(addr: int, value: int) -> int:  # type: ignore[empty-body]
+    """Add to a word in one step (acquire and release); return what was there before."""
+
+
+@lowered(_fence("acquire"))
+def fence_acquire() -> None:
+    """Keep later loads after earlier loads (reader side of a seqlock)."""
+
+
+@lowered(_fence("release"))
+def fence_release() -> None:
+    """Keep later stores after earlier stores (writer side of a seqlock)."""
+
+
+@lowered(_call("llvm.readcyclecounter", I64))
+def cycles() -> int:  # type: ignore[empty-body]
+    """Return the processor's time-stamp counter."""
+
+
+@lowered(_call("llvm.x86.sse2.pause", ir.VoidType()))
+def pause() -> None:
+    """Tell the processor that this is a spin loop."""

@@ -1,0 +1,106 @@
+"""The one way this project compiles kernels, and the proof that a kernel allocates nothing.
+
+Kernels release the GIL and are cached on disk.  Numba looks only at the file that holds a function when
+it decides whether cached machine code is fresh, so a changed constant or callee in another file would
+keep running stale code.  The cache folder is therefore named after a digest of every hot source, the
+Numba version and the CPU: a change anywhere is a new folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Callable
+from typing import Any, Final, ParamSpec, TypeVar, cast
+
+import llvmlite.binding
+import numba
+from numba import types
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ROOT: Final = pathlib.Path(__file__).resolve().parents[1]
+HOT_SOURCES: Final = ("ringbuf", "nimbus", "bicep", "strategy", "daemon/pipeline.py")
+_FLAGS: Final = {"nogil": True, "cache": True, "error_model": "numpy"}
+_HEAP_CALL: Final = re.compile(r"@(NRT_Allocate\w*|NRT_MemInfo_alloc\w*|numba_gil_ensure|PyErr_\w+)")
+
+
+def source_digest() -> str:
+    """Return 16 hex digits that change whenever a hot source, Numba or the CPU changes."""
+    digest = hashlib.blake2b(digest_size=8)
+    cpu = os.environ.get("NUMBA_CPU_NAME") or llvmlite.binding.get_host_cpu_name()
+    digest.update(f"{numba.__version__} {cpu}".encode())
+    for name in HOT_SOURCES:
+        path = ROOT / name
+        for source in [path] if path.suffix else sorted(path.rglob("*.py")):
+            digest.update(source.name.encode())
+            digest.update(source.read_bytes() if source.exists() else b"")
+    return digest.hexdigest()
+
+
+def cache_home() -> pathlib.Path:
+    """Return the folder that holds one sub-folder of compiled kernels per source digest."""
+    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(home) / "contrafusion"
+
+
+CACHE_FOLDER: Final = cache_home() / source_digest()
+cast("Any", numba).config.CACHE_DIR = str(CACHE_FOLDER)
+
+
+def kernel(fn: Callable[P, R]) -> Callable[P, R]:
+    """Compile `fn` in nopython mode, without the GIL, cached on disk; it never raises."""
+    return cast("Callable[P, R]", numba.njit(**_FLAGS)(fn))
+
+
+def inlined(fn: Callable[P, R]) -> Callable[P, R]:
+    """Compile like `kernel`, and paste the machine code into every caller."""
+    return cast("Callable[P, R]", numba.njit(forceinline=True, **_FLAGS)(fn))
+
+
+def external(name: str, returns: str, *arguments: str) -> Any:
+    """Declare a libc function for use inside kernels: `external` of close, intc, intc.
+
+    Bound by symbol name, so the disk cache stays valid (a ctypes pointer would disable it).
+    returns, arguments: names of Numba types: "intc", "intp", "uintp", "int64".
+    """
+    signature = getattr(types, returns)(*(getattr(types, a) for a in arguments))
+    return types.ExternalFunction(name, signature)
+
+
+def signature_count(*kernels: Callable[..., Any]) -> int:
+    """Return how many compiled signatures these kernels hold; it must not grow after warm-up."""
+    return sum(len(cast("Any", fn).signatures) for fn in kernels)
+
+
+def is_warm() -> bool:
+    """Say whether compiled kernels of exactly these sources lie on disk."""
+    return CACHE_FOLDER.is_dir() and any(CACHE_FOLDER.rglob("*.nbi"))
+
+
+def drop_stale_caches(keep: int = 3) -> int:
+    """Remove all but the `keep` newest cache folders (never the current one); return how many went."""
+    folders = sorted(cache_home().glob("*"), key=lambda p: p.stat().st_mtime, reverse=True)
+    stale = [f for f in folders if f.is_dir() and f != CACHE_FOLDER][max(keep - 1, 0) :]
+    for folder in stale:
+        shutil.rmtree(folder, ignore_errors=True)
+    return len(stale)
+
+
+def heap_calls(fn: Callable[..., Any]) -> set[str]:
+    """Return the allocation, GIL and exception calls inside a compiled kernel (tests want none).
+
+    Raises RuntimeError for a kernel loaded from the disk cache: it has no IR, and no IR is no proof.
+    """
+    found: set[str] = set()
+    for ir in cast("Any", fn).inspect_llvm().values():
+        if "\ndefine " not in ir:
+            msg = "no LLVM IR: compile with an empty cache folder"
+            raise RuntimeError(msg)
+        body = ir.split("\ndefine ", 2)[1]  # the kernel itself; its Python-facing wrappers follow it
+        found.update(_HEAP_CALL.findall(body))
+    return found

@@ -1,0 +1,1 @@
+"""Fusion Alpha, the trading model: features, news, contradiction, experts, decisions."""

@@ -1,0 +1,1 @@
+"""Training and evaluation, away from the market."""
