@@ -6,7 +6,7 @@ READY   := $(VENV)/ready
 MODEL   := models/default/manifest.json
 OUT     := out
 
-.PHONY: run test lint bench nightly clean setup
+.PHONY: run test lint bench nightly docs clean setup
 .DELETE_ON_ERROR:
 
 run: $(READY) $(MODEL)          ## generate a day, replay it through the whole pipeline, write out/report.html
@@ -26,6 +26,9 @@ bench: $(READY)                 ## every benchmark: checks its answer, prints it
 nightly: $(READY)               ## the long forms: fuzzing, soaks, sweeps, all benchmarks
 	$(BIN)/python -m pytest -m slow --timeout 3600
 	$(BIN)/python -m pytest bench -s --timeout 3600
+
+docs: $(READY)                 ## the generated pages
+	$(BIN)/python docs/render.py
 
 setup: $(READY)                 ## the virtual environment
 
