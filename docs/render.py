@@ -15,6 +15,7 @@ Every record is little-endian, without hidden padding, and a whole number of cac
 (`_px`) are integers in 1/10,000 of the currency, quantities (`_qty`) shares, times (`_ns`) nanoseconds:
 Unix UTC, except `exch_ns`, which is since midnight of the exchange's day.
 """
+TABLE_HEAD = "| at | type | field | meaning |\n|---|---|---|---|\n"
 
 
 def render() -> str:

@@ -23,6 +23,6 @@ def test_every_file_that_the_docs_link_to_exists():
 
 
 def test_every_make_target_that_the_docs_name_exists():
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
         assert set(re.findall(r"`make ([a-z]+)`", page.read_text())) <= targets
