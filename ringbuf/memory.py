@@ -46,6 +46,8 @@ def lowered(codegen: Codegen) -> Callable[[Callable[P, R]], Callable[P, R]]:
             lambda _typing, _a: (signature, build),
             lambda _typing, _a, _b: (signature, build),
             lambda _typing, _a, _b, _c: (signature, build),
+            lambda _typing, _a, _b, _c, _d: (signature, build),
+            lambda _typing, _a, _b, _c, _d, _e: (signature, build),
         ]
         definition = shapes[len(kinds)]
         definition.__name__ = declaration.__name__
