@@ -128,6 +128,12 @@ def reason_of(engine: int, locate: int) -> int:
 
 
 @inlined
+def item_of(engine: int, locate: int) -> int:
+    """Return the newest material news item seen, 0 = none."""
+    return load_i64(row(engine, locate) + _AT.item_id)
+
+
+@inlined
 def _classify(before: int, value: float, k: float, leave: float) -> int:
     """Return -1, 0 or 1: entered at |value| >= k, left below |value| = leave * k."""
     if value >= k or (before > 0 and value >= leave * k):

@@ -115,7 +115,8 @@ def row(features: int, locate: int) -> int:
 @inlined
 def vector_at(features: int, locate: int) -> int:
     """Return the address of a symbol's float64[32]; locate is assumed to be in range."""
-    return row(features, locate) + _AT.vector
+    address: int = row(features, locate) + _AT.vector
+    return address
 
 
 @inlined
