@@ -47,12 +47,12 @@ def _power_of_two(at_least: int) -> int:
 
 def table_sizes(symbols_max: int, live_orders_max: int, levels_max: int) -> dict[str, int]:
     """Return the bytes of each table of the books."""
-    first_ladders = 2 * symbols_max * (FIRST_ROOM + WINDOW) * WORD
+    first_ladders = 2 * symbols_max * (FIRST_ROOM + 2 * WINDOW) * WORD
     return {
         "orders": (live_orders_max + 1) * RESTING.size,
         "levels": (levels_max + 1) * LEVEL.size,
         "heads": _power_of_two(2 * live_orders_max) * 4,
-        "ladders": (WINDOW + 1) * WORD + first_ladders + 8 * levels_max * WORD,
+        "ladders": (WINDOW + 1) * WORD + first_ladders + 16 * levels_max * WORD,
         "rows": symbols_max * BOOK.size,
         "symbols": _power_of_two(2 * symbols_max) * 4,
         "tops": symbols_max * TOP_CELL,

@@ -79,7 +79,9 @@ def _operational_halt(books: BookState, msg: int, locate: int) -> int:
     closed = load_u8(closed_at)
     store_u8(closed_at, closed | bit if action == HALTED else closed & ~bit)
     top = top_at(books, locate)
-    return publish_state(books, locate, load_u8(top + _TOP.state), load_u8(top + _TOP.short_sale), _OPERATIONAL)
+    return publish_state(
+        books, locate, load_u8(top + _TOP.state), load_u8(top + _TOP.short_sale), _OPERATIONAL
+    )
 
 
 @inlined
