@@ -184,6 +184,18 @@ def clear(addr: int, size: int) -> None:
     """Set size bytes to zero."""
 
 
+def _leading_zeros(_ctx: Any, builder: Any, args: list[Any]) -> Any:
+    i1 = ir.IntType(1)
+    kind = ir.FunctionType(I64, [I64, i1])
+    count = cast("Any", cgutils).get_or_insert_function(builder.module, kind, "llvm.ctlz.i64")
+    return builder.call(count, [args[0], ir.Constant(i1, 0)])  # zero is allowed
+
+
+@lowered(_leading_zeros)
+def leading_zeros(value: int) -> int:  # type: ignore[empty-body]
+    """Count the zero bits above the highest set bit of a word (64 for zero)."""
+
+
 def _prefetch(_ctx: Any, builder: Any, args: list[Any]) -> None:
     i32 = ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [_BYTE_PTR, i32, i32, i32])
@@ -196,3 +208,8 @@ def _prefetch(_ctx: Any, builder: Any, args: list[Any]) -> None:
 @lowered(_prefetch)
 def prefetch(addr: int) -> None:
     """Ask the processor to bring the line at addr near; any address is allowed."""
+
+
+@lowered(lambda _ctx, builder, args: builder.cttz(args[0], ir.Constant(ir.IntType(1), 0)))
+def trailing_zeros(value: int) -> int:  # type: ignore[empty-body]
+    """Return how many zero bits lie below the lowest set bit; 64 for 0."""

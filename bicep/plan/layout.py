@@ -30,6 +30,7 @@ HEADS: Final = 16  # two biases and zeros
 EXPERTS: Final = 3  # one per tag: none, overhype, underhype
 RUNGS_MAX: Final = 16
 WIDTH_MAX: Final = 4_096  # of any layer
+LOG_VARIANCE_MIN, LOG_VARIANCE_MAX = -12.0, 12.0  # the head's output is clamped to this, in training too
 DENSE, CSR = 0, 1  # SLOT.kind; CSR rungs come with the ladder
 
 # What infer and refresh_news return.

@@ -21,7 +21,7 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from bicep.masks import DROP_PROBABILITY
-from bicep.plan.layout import GROUP
+from bicep.plan.layout import GROUP, LOG_VARIANCE_MAX, LOG_VARIANCE_MIN
 from ringbuf.memory import I64, lowered
 
 LANES: Final = 16
@@ -43,8 +43,6 @@ _EXP: Final = (
 )
 _LN2_HIGH, _LN2_LOW = 0.693359375, -0.00021219444005471377
 _EXP_MAX: Final = 87.0  # exp(87) = 6e37 is finite in float32
-
-LOG_VARIANCE_MIN, LOG_VARIANCE_MAX = -12.0, 12.0  # the head's output is clamped to this, in training too
 
 Values = list[Any]
 
