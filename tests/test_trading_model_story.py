@@ -105,7 +105,7 @@ OPERATIONS = st.lists(
 @settings(max_examples=300, deadline=None)
 @given(OPERATIONS, st.booleans(), st.sampled_from([0.0, 0.0005, 1.0]))
 def test_no_order_of_fills_cancels_and_rejects_leads_beyond_the_caps(operations, scale_in, cross_edge):
-    rig = Rig(scale_in=int(scale_in), cross_edge=cross_edge, order_qty_max=600, trailing=0.003)
+    rig = Rig(scale_in=int(scale_in), cross_edge=cross_edge, order_qty_max=2_000, trailing=0.003)
     venue, mid = reference.Venue(), 1_000_000
     for operation, mean, move, verdict, share in operations:
         order = venue.live[0] if venue.live else None
