@@ -255,7 +255,7 @@ def _decide(strategy: int, event: int, now_ns: int, locate: int, version: int, t
         return
     seen = load_i64(strategy + _AT.seen) + locate * _SEEN_SIZE + _SEEN.decided_ns
     exch_ns = load_i64(event + _EVENT.exch_ns)
-    if exch_ns < load_i64(seen) + load_i64(strategy + _AT.interval_ns) and not tag_changed:
+    if 0 <= exch_ns - load_i64(seen) < load_i64(strategy + _AT.interval_ns) and not tag_changed:
         return
     store_i64(seen, exch_ns)
     decision = _open_decision(strategy, event, now_ns, locate, version)
