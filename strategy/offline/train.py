@@ -83,13 +83,11 @@ def _fit(tensors: Tensors, training: Training, seed: int, *, progress: bool) -> 
     total = steps_of(len(tensors), training.epochs, training)
     total += sum(steps_of(rows, training.tune_epochs, training) for rows in tuned if rows)
     with tqdm(total=total, disable=not progress, unit="step", desc="training", leave=True) as bar:
-        smooth = 0.0
+        smooth = np.zeros(2)
 
-        def report(phase: str, loss: float) -> None:
-            nonlocal smooth
-            smooth = loss if bar.n == 0 else 0.95 * smooth + 0.05 * loss
-            if bar.n % 10 == 0:
-                bar.set_postfix_str(f"{phase}, loss {smooth:.4f}", refresh=False)
+        def report(phase: str, loss: float, right: float) -> None:
+            smooth[:] = (loss, right) if bar.n == 0 else 0.95 * smooth + (0.05 * loss, 0.05 * right)
+            bar.set_postfix_str(f"{phase}, loss {smooth[0]:.4f}, right signs {smooth[1]:.3f}", refresh=False)
             bar.update(1)
 
         return fit_experts(tensors, training, seed, report)
