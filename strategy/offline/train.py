@@ -45,7 +45,7 @@ class TrainSettings:
 
     horizon_ns: int = 60_000_000_000
     shares: tuple[float, float] = (0.1, 0.2)  # of rows, the last ones: calibration, validation
-    rows_max: int = 150_000  # to train on; validation takes a third of it
+    rows_max: int = 100_000  # to train on; validation takes a third of it
     miss_rate: float = 0.1  # of the conformal interval
     threads: int = 1  # two threads wait for each other at every operation: 30x slower on a busy machine
     training: Training = field(default_factory=Training)
