@@ -235,15 +235,14 @@ def _end_of_page(size):
 
 
 def test_nothing_is_touched_behind_features_embedding_answer_and_plan():
-    size = 8 << 20
-    memory_at, memory = _end_of_page(size)
-    segment = Segment(memory)
-    sizes = Bench().plan._segment.areas
-    used = CACHE_LINE + sum(area for _, area in sizes.values())
-    segment.allocate("filler", size - used)
+    page, used = mmap.PAGESIZE, sum(area for _, area in Bench().plan._segment.areas.values())
+    segment = Segment.anonymous(used + 8 * page)
+    filler = page - (segment.allocate("first", CACHE_LINE) + CACHE_LINE + used) % page
+    segment.allocate("filler", filler)
     bench = Bench(segment=segment)  # its last area, the scratch, ends at the forbidden page
-    last, area = segment.areas["plan.scratch"]
-    assert last + area == memory_at + size
+    guard = segment.allocate("guard", page)
+    assert guard == sum(segment.areas["plan.scratch"])
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(page), 0) == 0
     features, keep_a = _end_of_page(32 * 8)
     embedding, keep_b = _end_of_page(768 * 4)
     out, keep_c = _end_of_page(INFERENCE.size)
@@ -254,7 +253,7 @@ def test_nothing_is_touched_behind_features_embedding_answer_and_plan():
     for sequence in range(600):
         assert bicep_plan.infer(bench.plan.state, sequence % 3, features, 15, sequence, out) == OK
     assert (segment.words(segment.areas["plan.image"][0], len(bench.image) // 8) == before).all()
-    assert not segment.words(segment.areas["filler"][0], (size - used) // 8).any()
+    assert not segment.words(segment.areas["filler"][0], filler // 8).any()
     del keep_a, keep_b, keep_c
 
 
