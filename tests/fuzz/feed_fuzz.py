@@ -1,6 +1,7 @@
 """Mutate frames and captures in a kernel, each ending at a page that may not be touched; print counts.
 
-Run in a process of its own, with the project and its tests on PYTHONPATH: one byte read too far ends it with a segmentation fault.
+Run in a process of its own, the project and its tests on PYTHONPATH: one byte read too far ends it with a
+segmentation fault.
 usage: feed_fuzz.py FRAMES CAPTURES SEED | feed_fuzz.py overrun
 """
 
@@ -27,7 +28,7 @@ from ringbuf.records import record
 from ringbuf.segment import Segment
 
 SAMPLE = record("SAMPLE", "i8 at address\ni8 size bytes\ni8 link kind\n5i8 pad zero")
-BROKEN, LOST = -1, -2
+BROKEN = -1
 _P, _F, _S, _SAMPLE, _SAMPLE_SIZE, _SOURCE_SIZE = (
     PACKET.at,
     FEED.at,
