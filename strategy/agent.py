@@ -67,6 +67,7 @@ from strategy.recorder import is_full, write_row
 from strategy.trading_model import TradingModel, cancel_overdue, decide, find_overdue, on_fill
 
 JOURNAL_ALL, JOURNAL_ACTIONS = 0, 1
+JOURNAL: Final = {"all": JOURNAL_ALL, "actions": JOURNAL_ACTIONS}
 NEWS_AGE_NONE: Final = (1 << 32) - 1
 FILLS_MAX: Final = 256  # fills taken in one duty cycle
 
@@ -352,6 +353,7 @@ class Strategy:
 
     events, fills: addresses of the rings of BOOK_EVENT and FILL; news: address of the NEWS cells by
     locate, 0 = none; plan: a plan's state, 0 = model off; recorder: Recorder.addr, 0 = none.
+    journal_decisions: a key of JOURNAL.
     trading, contradiction: keyword parameters of TradingModel and ContradictionEngine.
     """
 
@@ -388,7 +390,7 @@ class Strategy:
             "engine": self.engine.addr, "model": self.model.addr, "plan": plan, "news": news,
             "recorder": recorder, "events": events, "fills": fills, "intents": self.intents,
             "decisions": self.decisions, "symbols_max": symbols_max, "interval_ns": interval_ns,
-            "journal": ("all", "actions").index(journal_decisions), "journal_tags": int(journal_tags),
+            "journal": JOURNAL[journal_decisions], "journal_tags": int(journal_tags),
             "seen": segment.allocate("strategy.seen", symbols_max * SEEN.size),
         }  # fmt: skip
         for key, value in words.items():
