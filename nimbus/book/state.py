@@ -106,7 +106,7 @@ def apply_state(books: BookState, msg: int, change: int, code: int) -> int:
         store_u16(change + _CHANGE.locate, 0)
         return STATE_CHANGED
     if code == _W:
-        store_i64(books.words + _BOOKS.breaker, u1(msg + _BREAKER.level))
+        store_i64(books.words + _BOOKS.breaker, u1(msg + _BREAKER.breached))
         store_u16(change + _CHANGE.locate, 0)
         return STATE_CHANGED
     if code not in _PER_SYMBOL:
