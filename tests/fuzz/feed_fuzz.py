@@ -8,6 +8,7 @@ usage: feed_fuzz.py FRAMES CAPTURES SEED | feed_fuzz.py overrun
 from __future__ import annotations
 
 import json
+import struct
 import sys
 
 import captures as c
@@ -178,8 +179,10 @@ def capture_samples() -> Samples:
         + c.interface(">", resolution=0xA0, offset_s=-9)
         + c.enhanced(">", 0, 1 << 40, b"x" * 61)
     )
+    rows.append((big + c.section() + c.interface(snap=9) + c.simple("<", b"y" * 21), FORMAT_PCAPNG))
+    endless = c.block("<", 1, struct.pack("<HHIHHI", 1, 0, 0, 2, 4, 7))  # options without an end mark
     return Samples(
-        [*rows, (big + c.section() + c.interface(snap=9) + c.simple("<", b"y" * 21), FORMAT_PCAPNG)]
+        [*rows, (c.section() + endless, FORMAT_PCAPNG), (c.section() + endless * 3, FORMAT_PCAPNG)]
     )
 
 
@@ -191,7 +194,7 @@ def main() -> None:
         return
     frames, walks, seed = (int(text) for text in sys.argv[1:4])
     segment = Segment.anonymous(4 * 1024 * 1024)
-    feed, packet = Feed(segment), segment.allocate("packet", PACKET.size)
+    feed, packet = Feed(segment, agree=2), segment.allocate("packet", PACKET.size)
     source = segment.allocate("source", SOURCE.size)
     rows, files = frame_samples(), capture_samples()
     messages = fuzz_frames(feed.addr, packet, rows.addr, rows.count, end, frames, seed)
