@@ -42,7 +42,7 @@ def test_mutated_frames_and_captures_stay_inside_their_bytes() -> None:
     counts = result(50_000, 20_000, 1)
     unreachable = {"none", "snapped", "link_type", "checksum", "not_subscribed"}
     assert set(counts["refused"]) == set(REASONS) - unreachable  # every path was walked
-    assert counts["runs"] > 2
+    assert counts["runs"] > 10
 
 
 @pytest.mark.slow
