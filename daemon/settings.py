@@ -131,3 +131,17 @@ def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
             yield from flatten(value, f"{prefix}{field.name}.")
         else:
             yield f"{prefix}{field.name}", value, field.metadata["meaning"]
+
+
+def to_toml(tree: Any) -> str:
+    """Return the tree as a TOML text that `load` reads back to an equal tree, each key with its meaning."""
+    lines: list[str] = []
+    table = ""
+    for key, value, meaning in flatten(tree):
+        parent, _, name = key.rpartition(".")
+        if parent != table:
+            lines += ["", f"[{parent}]"]
+            table = parent
+        text = str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
+        lines.append(f"{f'{name} = {text}':<36}# {meaning}")
+    return "\n".join(lines) + "\n"

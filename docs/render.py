@@ -24,9 +24,7 @@ def render() -> str:
 
     parts = [HEAD, f"\nLayout version {LAYOUT_VERSION}.\n"]
     for record in RECORDS:
-        parts.append(
-            f"\n## {record.name} ({record.size} bytes)\n\n| at | type | field | meaning |\n|---|---|---|---|\n"
-        )
+        parts.append(f"\n## {record.name} ({record.size} bytes)\n\n" + TABLE_HEAD)
         for field, meaning in record.meaning.items():
             dtype = record.dtype.fields[field][0]
             base, shape = (dtype.subdtype or (dtype, ()))[:2]

@@ -46,6 +46,8 @@ def lowered(codegen: Codegen) -> Callable[[Callable[P, R]], Callable[P, R]]:
             lambda _typing, _a: (signature, build),
             lambda _typing, _a, _b: (signature, build),
             lambda _typing, _a, _b, _c: (signature, build),
+            lambda _typing, _a, _b, _c, _d: (signature, build),
+            lambda _typing, _a, _b, _c, _d, _e: (signature, build),
         ]
         definition = shapes[len(kinds)]
         definition.__name__ = declaration.__name__
@@ -180,6 +182,18 @@ def _clear(_ctx: Any, builder: Any, args: list[Any]) -> None:
 @lowered(_clear)
 def clear(addr: int, size: int) -> None:
     """Set size bytes to zero."""
+
+
+def _leading_zeros(_ctx: Any, builder: Any, args: list[Any]) -> Any:
+    i1 = ir.IntType(1)
+    kind = ir.FunctionType(I64, [I64, i1])
+    count = cast("Any", cgutils).get_or_insert_function(builder.module, kind, "llvm.ctlz.i64")
+    return builder.call(count, [args[0], ir.Constant(i1, 0)])  # zero is allowed
+
+
+@lowered(_leading_zeros)
+def leading_zeros(value: int) -> int:  # type: ignore[empty-body]
+    """Count the zero bits above the highest set bit of a word (64 for zero)."""
 
 
 def _prefetch(_ctx: Any, builder: Any, args: list[Any]) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 
 import pytest
 
 from daemon.config import Config, config_hash, read_config
-from daemon.settings import SettingsError, flatten, key_lines
+from daemon.settings import SettingsError, flatten, key_lines, to_toml
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def problems_of(tmp_path, text: str) -> list[str]:
@@ -76,3 +79,16 @@ def test_key_lines_knows_tables_and_keys():
         "t.u": 5,
         "t.u.c": 6,
     }
+
+
+def test_a_tree_written_as_toml_reads_back_equal(tmp_path):
+    path = tmp_path / "all.toml"
+    path.write_text(to_toml(Config()))
+    assert read_config(path) == Config()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.name)
+def test_an_example_configuration_names_every_setting(path):
+    read_config(path)
+    named = key_lines(path.read_text())
+    assert [key for key, _, _ in flatten(Config()) if key not in named] == []
