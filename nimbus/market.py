@@ -2,7 +2,7 @@
 
 One call of `fetch` gives the next message, in order and once; `apply_message` applies it and publishes.  The
 live loop calls both up to BATCH_MAX times a cycle; `inline` calls them once, so that the venue steps between.
-A run that begins anew empties the books; missing messages mark every book, since nobody knows whose they were.
+A run that begins anew empties the books; missing messages mark every book: nobody knows whose they were.
 Written by the market loop only.
 """
 

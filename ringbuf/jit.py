@@ -8,17 +8,19 @@ Numba version and the CPU: a change anywhere is a new folder.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pathlib
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
 import llvmlite.binding
 import numba
 from numba import types
+from numba.core import event
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -70,7 +72,7 @@ def _can_hold(folder: pathlib.Path) -> bool:
 CACHE_FOLDER: Final = cache_home() / source_digest()
 cast("Any", numba).config.CACHE_DIR = str(CACHE_FOLDER)
 # A read-only home means compiling at each start instead of no start at all.
-_FLAGS: Final = {"nogil": True, "cache": _can_hold(CACHE_FOLDER), "error_model": "numpy"}
+_FLAGS: Final = {"nogil": True, "no_cfunc_wrapper": True, "cache": _can_hold(CACHE_FOLDER), "error_model": "numpy"}
 
 
 def kernel(fn: Callable[P, R]) -> Callable[P, R]:
@@ -96,6 +98,27 @@ def external(name: str, returns: str, *arguments: str) -> Any:
 def signature_count(*kernels: Callable[..., Any]) -> int:
     """Return how many compiled signatures these kernels hold; it must not grow after warm-up."""
     return sum(len(cast("Any", fn).signatures) for fn in kernels)
+
+
+class _CompileListener(event.Listener):  # type: ignore[misc]
+    """Passes the name of each kernel on, once it has been compiled (not: loaded from the cache)."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+
+    def on_start(self, event: Any) -> None:
+        """Ignore the beginning."""
+
+    def on_end(self, event: Any) -> None:
+        """Tell the name."""
+        self._tell(event.data["dispatcher"].py_func.__name__)
+
+
+@contextlib.contextmanager
+def on_compiled(tell: Callable[[str], None]) -> Iterator[None]:
+    """Call tell(name) for each kernel compiled inside the block."""
+    with event.install_listener("numba:compile", _CompileListener(tell)):
+        yield
 
 
 def is_warm() -> bool:

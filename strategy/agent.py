@@ -31,6 +31,8 @@ from nimbus.messages import (
     TOP_CHANGED,
 )
 from ringbuf.atomics import load_relaxed
+from ringbuf.clock import now_ns as clock_ns
+from ringbuf.histogram import record_value
 from ringbuf.jit import inlined, kernel
 from ringbuf.memory import (
     clear,
@@ -97,7 +99,9 @@ STRATEGY = record(
     i8  lost          decisions that found their ring full
     i8  news_torn     news cells that could not be read
     3i8 tags          decisions by tag
-    5i8 pad           zero
+    i8  clock         address: CLOCK that times inference, 0 = not timed
+    i8  inference_ns  address: histogram of inference
+    3i8 pad           zero
     """,
 )
 
@@ -211,7 +215,11 @@ def _ask(strategy: int, event: int, decision: int) -> None:
     vector = vector_at(load_i64(strategy + _AT.features), locate)
     normalise(vector, load_i64(strategy + _AT.normalisation), inputs)
     _add(strategy + _AT.asked, 1)
+    clock = load_i64(strategy + _AT.clock)
+    started_ns = clock_ns(clock) if clock != 0 else 0
     status = infer(plan, expert, inputs, locate, load_i64(event + _EVENT.seq), answer)
+    if clock != 0:
+        record_value(load_i64(strategy + _AT.inference_ns), clock_ns(clock) - started_ns)
     if status != ANSWERED:
         _add(strategy + _AT.faults, 1)
         store_u8(decision + _DECISION.expert, EXPERT_FAULT)

@@ -10,7 +10,6 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from nimbus.messages import TAG_NAMES, TAG_NONE, TAG_OVERHYPE, TAG_UNDERHYPE
 from strategy.fusionnet import FusionNet, direction_loss, gaussian_loss
 
 TAGS = (TAG_NONE, TAG_OVERHYPE, TAG_UNDERHYPE)
-Report = Callable[[str, float], None]  # (phase, loss of the last batches), after each step
+Report = Callable[[str, float, float], None]  # (phase and epoch, loss, share of right signs) of each step
 
 
 @dataclass(slots=True, frozen=True)
@@ -83,9 +82,9 @@ def fit(
     rate: float,
     training: Training,
     generator: torch.Generator,
-    report: Callable[[float], None],
+    report: Callable[[int, float, float], None],
 ) -> None:
-    """Fit the net to the samples in place; report is called with each step's loss."""
+    """Fit the net to the samples in place; report gets each step's epoch, loss and share of right signs."""
     optimiser, rows = _optimiser(net, rate, training), len(samples)
     steps = steps_of(rows, epochs, training)
     per_epoch = steps // epochs
@@ -94,7 +93,7 @@ def fit(
         if step % per_epoch == 0:
             order = torch.randperm(rows, generator=generator)
         at = step % per_epoch * training.batch
-        loss = _loss(net, samples, order[at : at + training.batch], training)
+        loss, right = _loss(net, samples, order[at : at + training.batch], training)
         for group in optimiser.param_groups:  # a short rise, then half a cosine down
             rise = min(1.0, (step + 1) / (0.05 * steps + 1))
             group["lr"] = rate * rise * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -102,16 +101,17 @@ def fit(
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
-        report(float(loss.detach()))
+        report(step // per_epoch + 1, float(loss.detach()), right)
     net.eval()
 
 
-def _loss(net: FusionNet, samples: Tensors, rows: Tensor, training: Training) -> Tensor:
+def _loss(net: FusionNet, samples: Tensors, rows: Tensor, training: Training) -> tuple[Tensor, float]:
     states, inverse = torch.unique(samples.state[rows], return_inverse=True)  # W_s*s once per news state
     label = samples.label[rows]
     mean, log_variance = net(samples.tech[rows], samples.news[states], inverse)
     likelihood = gaussian_loss(mean, log_variance, label, training.beta)
-    return likelihood + training.direction_weight * direction_loss(mean, log_variance, label)
+    right = float((mean.detach().sign() == label.sign()).float().mean())
+    return likelihood + training.direction_weight * direction_loss(mean, log_variance, label), right
 
 
 def starved_tags(tag: NDArray[np.int64], min_rows: int) -> list[int]:
@@ -129,7 +129,11 @@ def fit_experts(samples: Tensors, training: Training, seed: int, report: Report)
     n_tech, n_news = samples.tech.shape[1], samples.news.shape[1]
     trunk = FusionNet(n_tech, n_news, training.hidden)
     rate = training.learning_rate
-    fit(trunk, samples, training.epochs, rate, training, generator, partial(report, "trunk"))
+
+    def told(name: str, epochs: int) -> Callable[[int, float, float], None]:
+        return lambda epoch, loss, right: report(f"{name} {epoch}/{epochs}", loss, right)
+
+    fit(trunk, samples, training.epochs, rate, training, generator, told("trunk", training.epochs))
     starved = starved_tags(samples.tag, training.min_rows)
     experts: list[FusionNet] = []
     for tag in TAGS:
@@ -140,6 +144,14 @@ def fit_experts(samples: Tensors, training: Training, seed: int, report: Report)
         expert = copy.deepcopy(trunk)
         if len(rows):
             part, name = samples.take(rows), TAG_NAMES[tag]
-            fit(expert, part, training.tune_epochs, 0.25 * rate, training, generator, partial(report, name))
+            fit(
+                expert,
+                part,
+                training.tune_epochs,
+                0.25 * rate,
+                training,
+                generator,
+                told(name, training.tune_epochs),
+            )
         experts.append(expert)
     return experts

@@ -79,9 +79,7 @@ _HEAVY: Final = _forms(
     "bankrupt bankruptcy collaps:e,es,ed fraud fraudulent crash:_,es,ed scandal:_,s insolven:t,cy"
     " downgrad:e,es,ed,ing miss:_,es,ed"
 )
-_FINE: Final = _forms(
-    "beat:_,s breakthrough record upgrad:e,es,ed,ing excellent exceed:_,s,ed,ing soar:_,s,ed,ing"
-)
+_FINE: Final = _forms("beat:_,s breakthrough record upgrad:e,es,ed,ing excellent exceed:_,s,ed,ing")
 # Nouns of finance that say little without what happens to them.
 _FAINT: Final = _forms("profit:_,s dividend:_,s order:s launch:_,es,ed risk:_,s takeover partnership:_,s")
 

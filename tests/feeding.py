@@ -96,7 +96,10 @@ class Frames:
     def __init__(self, path: pathlib.Path, **options: Any) -> None:
         self.frames: list[tuple[int, bytes]] = []
         self.links: list[int] = []
-        source = CaptureSource.open(path, **options)
+        with CaptureSource.open(path, **options) as source:
+            self._read(source)
+
+    def _read(self, source: CaptureSource) -> None:
         segment = Segment.anonymous(8_192)
         packet = segment.allocate("packet", PACKET.size)
         row = segment.array("packet", PACKET)[0]
@@ -108,7 +111,6 @@ class Frames:
                 self.links.append(int(row["link"]))
             more = source.refill()
         self.truncated, self.warnings, self.packets = source.truncated, source.warnings, source.packets
-        source.close()
 
 
 def guarded_page(pages: int = 20) -> int:

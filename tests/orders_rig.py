@@ -1,4 +1,4 @@
-"""A whole orders agent in memory, with the venue's codec across the rings: what the scenario tests play on."""
+"""A whole orders agent in memory, with the venue's codec across the rings: what the scenarios play on."""
 
 from __future__ import annotations
 
@@ -46,11 +46,13 @@ class Rig:
         self.stream = Stream(segment, 2, epoch=7, capacity=journal)
         self.orders = Orders(
             segment, symbols=self.symbols, symbols_max=SYMBOLS_MAX, tops=self.tops, stream=self.stream,
-            day_orders_max=settings.pop("day_orders_max", 4096), executions_max=settings.pop("executions_max", 4096),
+            day_orders_max=settings.pop("day_orders_max", 4096),
+            executions_max=settings.pop("executions_max", 4096),
             limits=limits, **settings,
         )  # fmt: skip
         self.venue = Codec.for_venue(
-            segment, "venue", comp_ids=("VENUE", "CONTRAFUSION"), symbols=self.symbols, symbols_max=SYMBOLS_MAX,
+            segment, "venue", comp_ids=("VENUE", "CONTRAFUSION"), symbols=self.symbols,
+            symbols_max=SYMBOLS_MAX,
             epoch=7,
         )  # fmt: skip
         self._intent = segment.allocate("intent", INTENT.size)
@@ -63,10 +65,19 @@ class Rig:
         self.orders.kill_switch.set(kill_switch.OPERATOR, PAPER)
         self.orders.log_on()
 
-    def top(self, locate: int = 1, *, bid: int = 1_000_000, ask: int = 1_000_200, now_ns: int = NOW, **more: int) -> None:
+    def top(
+        self, locate: int = 1, *, bid: int = 1_000_000, ask: int = 1_000_200, now_ns: int = NOW, **more: int
+    ) -> None:
         cell = self.tops + locate * seqlock.cell_size(TOP_OF_BOOK)
         row = view(seqlock.begin_write(cell), TOP_OF_BOOK)
-        values = {"update": 1, "recv_ns": now_ns, "bid_px": bid, "ask_px": ask, "state": ord("T"), "status": 0}
+        values = {
+            "update": 1,
+            "recv_ns": now_ns,
+            "bid_px": bid,
+            "ask_px": ask,
+            "state": ord("T"),
+            "status": 0,
+        }
         for field, value in (values | more).items():
             row[field] = value
         seqlock.end_write(cell)
@@ -76,7 +87,8 @@ class Rig:
         row[:] = np.zeros(1, INTENT.dtype)
         self.decision += 1
         base = {
-            "decision": self.decision, "cause_seq": 5000 + self.decision, "px": 1_000_100, "qty": 100, "locate": 1,
+            "decision": self.decision, "cause_seq": 5000 + self.decision, "px": 1_000_100, "qty": 100,
+            "locate": 1,
             "kind": INTENT_NEW, "side": BUY, "sigma": 0.01, "mean": 0.001, "strategy": 1, "book_update": 1,
             "recv_ns": NOW,
         }  # fmt: skip
@@ -120,7 +132,9 @@ class Rig:
     def receive(self, now_ns: int = NOW) -> int:
         return receive(self.orders.addr, now_ns)
 
-    def report(self, number: int, exec_type: str, status: str, *, qty: int = 0, px: int = 0, **more: Any) -> bytes:
+    def report(
+        self, number: int, exec_type: str, status: str, *, qty: int = 0, px: int = 0, **more: Any
+    ) -> bytes:
         """Return the venue's report on an order: leaves and cum follow from what it has, unless given."""
         order = self.order(number)
         cum = int(order["cum_qty"]) + qty
@@ -129,7 +143,8 @@ class Rig:
         self.exec_id += 1
         self.venue_seq += 1
         values = {
-            "order_id": 900 + number, "exec_id": self.exec_id, "px": order["px"], "qty": order["qty"], "last_qty": qty,
+            "order_id": 900 + number, "exec_id": self.exec_id, "px": order["px"], "qty": order["qty"],
+            "last_qty": qty,
             "last_px": px, "cum_qty": cum, "cost": int(order["cost"]) + qty * px, "locate": order["locate"],
             "leaves_qty": 0 if status in "248C" else max(int(order["qty"]) - cum, 0), "side": order["side"],
             "exec_type": ord(exec_type), "ord_status": ord(status), "cl_ord_id": order["cl_ord_id"],

@@ -36,6 +36,7 @@ GOOD = {
     "raw ipv6": ("raw", V6),
     "bytes behind udp": ("ethernet", c.ethernet(c.ipv4(c.udp(DATAGRAM) + b"xyz"))),
 }
+SHORT_TOTAL = c.ethernet(c.ipv4(c.udp(DATAGRAM), options=bytes([1] * 40), total=30))
 BAD = {
     "arp": ("ethernet", c.ethernet(bytes(28), 0x0806)),
     "other_ethertype": ("ethernet", c.ethernet(bytes(50), 0x88CC)),
@@ -79,6 +80,12 @@ def test_a_later_fragment_and_an_ipv6_fragment_are_refused() -> None:
     fed.frame(c.ethernet(c.ipv4(c.udp(DATAGRAM), fragment=3)))
     fed.frame(c.ethernet(c.ipv6(bytes([17, 0, 0, 1]) + bytes(4) + c.udp(DATAGRAM), following=44), 0x86DD))
     assert fed.feed.refused() == {"fragment": 2}
+
+
+def test_an_ip_length_inside_its_own_header_is_refused() -> None:
+    fed = Fed()
+    fed.frame(SHORT_TOTAL)
+    assert fed.feed.refused() == {"ip_length": 1}
 
 
 def test_a_frame_that_the_capture_cut_is_refused() -> None:
@@ -136,7 +143,7 @@ def test_options_out_of_range_are_refused() -> None:
         Fed(subscriptions=[Subscription(None, 0)] * 17)
 
 
-ALL_FRAMES = [*GOOD.values(), *BAD.values()]
+ALL_FRAMES = [*GOOD.values(), *BAD.values(), ("ethernet", SHORT_TOTAL)]
 
 
 def same_as_slow_twin(link: str, data: bytes) -> None:

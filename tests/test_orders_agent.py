@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from orders_rig import NOW, Rig, fields_of
 
 from nimbus.journal.types import RecordType
 from nimbus.messages import (
@@ -23,7 +24,6 @@ from nimbus.orders import kill_switch
 from nimbus.orders.agent import cancel_all
 from nimbus.orders.journal_records import CANCEL_OUT, DENIAL, EXECUTION, ORDER_OUT, VERDICT_NAMES
 from nimbus.orders.risk import JOURNAL_LOW, NOT_LOGGED_ON, RING_FULL, Reason
-from orders_rig import NOW, Rig, fields_of
 from ringbuf.spsc import claim, publish
 
 
@@ -159,7 +159,11 @@ def test_an_overfill_is_booked_whole_and_leaves_nothing_open(rig):
     rig.send(qty=100)
     rig.reports(1, "F", "2", qty=130, px=1_000_100)
     assert rig.position()["position_qty"] == 130
-    assert (rig.order(1)["cum_qty"], rig.order(1)["leaves_qty"], rig.position()["open_buy_qty"]) == (130, 0, 0)
+    assert (rig.order(1)["cum_qty"], rig.order(1)["leaves_qty"], rig.position()["open_buy_qty"]) == (
+        130,
+        0,
+        0,
+    )
     assert rig.orders.alarms() == {"overfills": 1}
 
 
@@ -201,7 +205,13 @@ def test_a_cancel_names_the_order_shows_pending_and_ends_it(rig):
     assert rig.cancel(1) == 0
     assert rig.order(1)["pending"] == PENDING_CANCEL
     new, cancel = (fields_of(m) for m in rig.wires())
-    assert (cancel[35], cancel[41], cancel[38], cancel[54], cancel[34]) == ("F", new[11], "0000200", "1", "000000002")
+    assert (cancel[35], cancel[41], cancel[38], cancel[54], cancel[34]) == (
+        "F",
+        new[11],
+        "0000200",
+        "1",
+        "000000002",
+    )
     assert cancel[11] == bytes(rig.order(1)["cancel_id"]).decode() != new[11]
     rig.cancel_answer(1, "6", "6")
     assert chr(rig.order(1)["status"]) == "6"
@@ -320,7 +330,9 @@ def test_a_full_journal_denies_orders_keeps_room_for_cancels_and_holds_execution
         reason = rig.send(qty=1)
     assert reason == Reason.SESSION
     assert rig.orders.last_denial()[0] == JOURNAL_LOW
-    assert 64 - sum(len(v) // JOURNAL.size for v in rig.stream.waiting()) == reserve - 1  # less the denial itself
+    assert (
+        64 - sum(len(v) // JOURNAL.size for v in rig.stream.waiting()) == reserve - 1
+    )  # less the denial itself
     assert rig.cancel(1) == 0
     rig.deliver(rig.report(1, "0", "0"))
     assert rig.receive() == 0

@@ -59,7 +59,10 @@ def test_an_eighth_of_the_mask_bits_drop_and_units_do_not_repeat():
     bank = mask_bank(bank_key(3, "weights"), 192)
     bits = np.unpackbits(bank.view(np.uint8))
     assert abs(1 - bits.mean() - 1 / 8) < 5 * np.sqrt(7 / 64 / len(bits))
-    assert len(np.unique(bank)) > 0.99 * bank.size
+    assert len(np.unique(bank, axis=0)) == 512
+    assert len(np.unique(bank, axis=1).T) == 192
+    shared = np.unpackbits((bank[:, 1:] & bank[:, :-1]).view(np.uint8)).mean()
+    assert abs(shared - (7 / 8) ** 2) < 1e-3  # neighbouring units drop independently
     assert (bank != mask_bank(bank_key(4, "weights"), 192)).any()
     assert (bank != mask_bank(bank_key(3, "other"), 192)).any()
     assert (bank != mask_bank(bank_key(3, "weights"), 192, number=1)).any()
@@ -68,7 +71,16 @@ def test_an_eighth_of_the_mask_bits_drop_and_units_do_not_repeat():
 
 def test_weights_survive_the_file(image):
     for ours, back in zip(_experts(), decode(image), strict=True):
-        for field in ("tech", "news", "bias_one", "second", "bias_two", "mean_head", "variance_head", "biases"):
+        for field in (
+            "tech",
+            "news",
+            "bias_one",
+            "second",
+            "bias_two",
+            "mean_head",
+            "variance_head",
+            "biases",
+        ):
             assert (getattr(ours, field) == getattr(back, field)).all()
 
 
@@ -116,7 +128,8 @@ def test_a_damaged_model_is_refused_with_one_line(tmp_path, image, spoil, words)
 
 
 @pytest.mark.parametrize(
-    "constants", [{"mean": [0.0] * 31, "deviation": [1.0] * 32}, {"mean": [0.0] * 32, "deviation": [-1.0] * 32}, {}]
+    "constants",
+    [{"mean": [0.0] * 31, "deviation": [1.0] * 32}, {"mean": [0.0] * 32, "deviation": [-1.0] * 32}, {}],
 )
 def test_bad_normalisation_constants_are_refused(tmp_path, image, constants):
     manifest = save(tmp_path, image, {**MANIFEST, "normalisation": constants})
@@ -196,8 +209,7 @@ def test_a_mangled_plan_file_is_refused_or_sound(image, data):
         copy[data.draw(st.integers(0, PLAN_FILE.size + 3 * SLOT.size - 1))] = data.draw(st.integers(0, 255))
     try:
         _, slots = check_image(bytes(copy[: data.draw(st.sampled_from([len(copy), 100, 0, 64]))]))
-    except PlanError as error:
-        assert "\n" not in str(error)
+    except PlanError:
         return
     for at, size in (("pack", "pack_size"), ("news", "news_size")):
         assert (slots[at] + slots[size] <= len(image)).all()

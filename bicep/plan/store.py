@@ -59,7 +59,8 @@ def save(folder: pathlib.Path, image: bytes, manifest: dict[str, Any]) -> dict[s
     Raises PlanError when the image is not a good plan or the folder cannot be written.
     """
     check_image(image)
-    complete = {**manifest, "schema": SCHEMA, "weights_digest": _digest(image)}
+    stated = {**manifest, "schema": SCHEMA, "weights_digest": _digest(image)}
+    complete: dict[str, Any] = json.loads(json.dumps(stated, allow_nan=False))  # as it will be read back
     complete["id"] = _identity(complete)
     target = folder / complete["id"]
     try:

@@ -290,9 +290,9 @@ def apply(books: BookState, msg: int, seq: int, recv_ns: int, change: int) -> in
         count(books, _COUNTERS.broken)
         status = 0
     else:
-        status = apply_state(books, msg, cause)
-    if status > 0:
-        locate = load_u16(change + _CHANGE.locate)
+        status = apply_state(books, msg, change, cause)
+    locate = load_u16(change + _CHANGE.locate)
+    if status >= 0 and locate < books.symbols_max:
         store_u8(change + _CHANGE.flags, status)
         store_u8(change + _CHANGE.status, load_u8(top_at(books, locate) + _TOP.status))
     return status

@@ -1,7 +1,7 @@
 """The owner of the books: allocates their memory, resets them, and gives names to what is inside.
 
 Sizes: 32 bytes an order and 8 of heads for each power of two above twice their number; 32 bytes a level
-and 64 of ladder; 64 + 128 + 768 + 192 bytes a symbol (book, top cell, depth cell, notices).  Pages that
+and 64 of ladder (8 words); 64 + 128 + 768 + 192 bytes a symbol (book, top cell, depth cell, notices).  Pages that
 are never touched cost nothing.
 """
 
@@ -52,7 +52,7 @@ def table_sizes(symbols_max: int, live_orders_max: int, levels_max: int) -> dict
         "orders": (live_orders_max + 1) * RESTING.size,
         "levels": (levels_max + 1) * LEVEL.size,
         "heads": _power_of_two(2 * live_orders_max) * 4,
-        "ladders": (WINDOW + 1) * WORD + first_ladders + 16 * levels_max * WORD,
+        "ladders": (WINDOW + 1) * WORD + first_ladders + 8 * levels_max * WORD,
         "rows": symbols_max * BOOK.size,
         "symbols": _power_of_two(2 * symbols_max) * 4,
         "tops": symbols_max * TOP_CELL,

@@ -40,7 +40,7 @@ from ringbuf.seqlock import VALUE_AT, begin_write, cell_size, end_write
 
 _BOOK, _BOOKS, _COUNTERS, _CHANGE = BOOK.at, BOOKS.at, COUNTERS.at, CHANGE.at
 _TOP, _DEPTH, _DEPTH_LEVEL, _EVENT = TOP_OF_BOOK.at, DEPTH.at, DEPTH_LEVEL.at, BOOK_EVENT.at
-_BOOK_SIZE, _DEPTH_LEVEL_SIZE = BOOK.size, DEPTH_LEVEL.size
+_BOOK_SIZE, _DEPTH_LEVEL_SIZE, _EVENT_SIZE = BOOK.size, DEPTH_LEVEL.size, BOOK_EVENT.size
 TOP_CELL: Final = cell_size(TOP_OF_BOOK)
 DEPTH_CELL: Final = cell_size(DEPTH)
 EVENT_LEVELS: Final = 5  # levels in the depth sums of BOOK_EVENT
@@ -160,8 +160,10 @@ def depth_sum(books: BookState, ladder: int) -> int:
 @kernel
 def write_event(books: BookState, change: int, event: int) -> None:
     """Fill the BOOK_EVENT at event from the CHANGE that apply() has just written, and from its book."""
-    clear(event, BOOK_EVENT.size)
+    clear(event, _EVENT_SIZE)
     locate = load_u16(change + _CHANGE.locate)
+    if locate >= books.symbols_max:  # a refused message may name any locate; row 0 is always there
+        locate = 0
     top = top_at(books, locate)
     store_i64(event + _EVENT.seq, load_i64(change + _CHANGE.seq))
     store_i64(event + _EVENT.exch_ns, load_i64(change + _CHANGE.exch_ns))

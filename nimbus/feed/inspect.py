@@ -51,8 +51,7 @@ def inspect_capture(
     """
     segment = Segment.anonymous(_SEGMENT_SIZE)
     feed, packet = Feed(segment, **options), segment.allocate("packet", PACKET.size)
-    source = CaptureSource.open(path, date, segment)
-    try:
+    with CaptureSource.open(path, date, segment) as source:
         delivered, more = 0, True
         while more:
             delivered += walk_chunk(source.state, packet, feed.addr)
@@ -72,5 +71,3 @@ def inspect_capture(
             "truncated": source.truncated,
             "warnings": source.warnings + feed.warnings(),
         }
-    finally:
-        source.close()

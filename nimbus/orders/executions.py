@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import load_i64, load_u8, store_i64
+from ringbuf.memory import load_i64, load_u8, store_i64, wrapping_multiply
 from ringbuf.records import record
 from ringbuf.segment import Segment
 
@@ -39,7 +39,7 @@ _E = EXECUTIONS.at
 @inlined
 def mix(seed: int, word: int) -> int:
     """Fold a word into a hash."""
-    value = (seed ^ word) * _MIX
+    value = wrapping_multiply(seed ^ word, _MIX)
     return value ^ ((value >> 29) & 0x7FFFFFFFF)
 
 
@@ -48,7 +48,7 @@ def text_hash(at: int, size: int) -> int:
     """Return a hash of size bytes, never 0."""
     value = _BASIS
     for index in range(size):
-        value = (value ^ load_u8(at + index)) * _PRIME
+        value = wrapping_multiply(value ^ load_u8(at + index), _PRIME)
     value = mix(value, size)
     return value or 1
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from nimbus.messages import NEWS_DIMENSIONS
 
-# What a row must hold; other fields are left alone.  news_item 0 = no news yet.
-FIELDS: Final = ("exch_ns", "locate", "mid_px2", "tag", "news_item", "features")
+# What a row must hold (strategy/recorder.py); news_item 0 = no news yet.  Rows whose `status` is not 0 are
+# left out where there is such a field: no order would be decided on them.
+FIELDS: Final = ("exch_ns", "locate", "mid_px2", "tag", "news_item", "vector")
 NORMAL_MAX: Final = 6.0  # normalised features are cut to +- this, as in strategy/features
 
 Floats = NDArray[np.float64]
@@ -92,6 +93,8 @@ def collect(rows: NDArray[Any], embeddings: Mapping[int, NDArray[np.float32]], h
     if missing:
         msg = f"rows lack the fields {', '.join(missing)}"
         raise TrainingError(msg)
+    if "status" in (rows.dtype.names or ()):
+        rows = rows[rows["status"] == 0]
     rows = rows[np.argsort(rows["exch_ns"], kind="stable")]
     time_ns, locate = rows["exch_ns"].astype(np.int64), rows["locate"].astype(np.int64)
     label = future_returns(time_ns, locate, rows["mid_px2"].astype(np.int64), horizon_ns)
@@ -109,7 +112,7 @@ def collect(rows: NDArray[Any], embeddings: Mapping[int, NDArray[np.float32]], h
             raise TrainingError(msg)
         state_of[n] = len(news)
         news.append(np.asarray(vector, np.float32))
-    features = np.asarray(rows["features"], np.float64)
+    features = np.asarray(rows["vector"], np.float64)
     tag = rows["tag"].astype(np.int64)
     return Samples(features, label, time_ns, locate, tag, state_of[place.reshape(-1)], np.stack(news))
 

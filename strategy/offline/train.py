@@ -45,7 +45,7 @@ class TrainSettings:
 
     horizon_ns: int = 60_000_000_000
     shares: tuple[float, float] = (0.1, 0.2)  # of rows, the last ones: calibration, validation
-    rows_max: int = 150_000  # to train on; validation takes a third of it
+    rows_max: int = 100_000  # to train on; validation takes a third of it
     miss_rate: float = 0.1  # of the conformal interval
     threads: int = 1  # two threads wait for each other at every operation: 30x slower on a busy machine
     training: Training = field(default_factory=Training)
@@ -83,13 +83,11 @@ def _fit(tensors: Tensors, training: Training, seed: int, *, progress: bool) -> 
     total = steps_of(len(tensors), training.epochs, training)
     total += sum(steps_of(rows, training.tune_epochs, training) for rows in tuned if rows)
     with tqdm(total=total, disable=not progress, unit="step", desc="training", leave=True) as bar:
-        smooth = 0.0
+        smooth = np.zeros(2)
 
-        def report(phase: str, loss: float) -> None:
-            nonlocal smooth
-            smooth = loss if bar.n == 0 else 0.95 * smooth + 0.05 * loss
-            if bar.n % 10 == 0:
-                bar.set_postfix_str(f"{phase}, loss {smooth:.4f}", refresh=False)
+        def report(phase: str, loss: float, right: float) -> None:
+            smooth[:] = (loss, right) if bar.n == 0 else 0.95 * smooth + (0.05 * loss, 0.05 * right)
+            bar.set_postfix_str(f"{phase}, loss {smooth[0]:.4f}, right signs {smooth[1]:.3f}", refresh=False)
             bar.update(1)
 
         return fit_experts(tensors, training, seed, report)

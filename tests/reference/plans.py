@@ -11,7 +11,9 @@ from bicep.plan import INFERENCE, Plan, Weights, decode, encode, infer, refresh_
 SCALE = 1e-3
 
 
-def random_weights(seed: int, hidden: tuple[int, int] = (128, 64), n_tech: int = 32, n_news: int = 768) -> Weights:
+def random_weights(
+    seed: int, hidden: tuple[int, int] = (128, 64), n_tech: int = 32, n_news: int = 768
+) -> Weights:
     draw = np.random.default_rng(seed).standard_normal
     one, two = hidden
 
@@ -33,17 +35,22 @@ def random_weights(seed: int, hidden: tuple[int, int] = (128, 64), n_tech: int =
 class Bench:
     """A plan of three random experts and room for one call."""
 
-    def __init__(self, seed: int = 1, hidden: tuple[int, int] = (128, 64), served=(0, 1, 2), **options: Any) -> None:
-        self.image = encode([random_weights(seed * 10 + n, hidden) for n in range(3)], served, SCALE)
+    def __init__(
+        self, draw: int = 1, hidden: tuple[int, int] = (128, 64), served=(0, 1, 2), **options: Any
+    ) -> None:
+        self.image = encode([random_weights(draw * 10 + n, hidden) for n in range(3)], served, SCALE)
         self.weights = decode(self.image)
         self.plan = Plan.from_image(self.image, symbols_max=16, **options)
         self.units = sum(self.weights[0].second.shape)
         self.out = np.zeros(1, INFERENCE.dtype)
 
     def refresh(self, symbol: int, embedding: Any) -> int:
-        return refresh_news(self.plan.state, symbol, np.ascontiguousarray(embedding, np.float32).ctypes.data)
+        """Give the symbol a news state."""
+        vector = np.ascontiguousarray(embedding, np.float32)
+        return refresh_news(self.plan.state, symbol, vector.ctypes.data)
 
     def infer(self, features: Any, *, expert: int = 0, symbol: int = 3, sequence: int = 7) -> Any:
+        """Return the INFERENCE record of one question."""
         vector = np.ascontiguousarray(features, np.float64)
         status = infer(self.plan.state, expert, vector.ctypes.data, symbol, sequence, self.out.ctypes.data)
         assert status == self.out["status"][0]

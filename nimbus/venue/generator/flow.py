@@ -270,7 +270,7 @@ def _act(day: int, symbol: int) -> None:
     kind = _missing_kind(day, symbol)
     for pass_ in range(2):
         side = BUY if pass_ == 0 else SELL
-        if kind < 0 and _side_orders(symbol, side) * 3 < load_i64(day + _D.depth_target):
+        if kind < 0 and _side_orders(symbol, side) * 5 < load_i64(day + _D.depth_target) * 2:
             add_order(day, symbol, side)
             return
     lean = PRESSURE_TILT * load_f64(symbol + _S.pressure) + load_f64(symbol + _S.tilt)
@@ -279,7 +279,7 @@ def _act(day: int, symbol: int) -> None:
     other = BUY + SELL - side
     if kind < 0:
         kind = _choose_kind(day, symbol)
-    if load_i64(symbol + _S.bids) + load_i64(symbol + _S.asks) >= ORDERS_MAX - 8:
+    if load_i64(symbol + _S.bids) + load_i64(symbol + _S.asks) > 2 * load_i64(day + _D.depth_target):
         kind = DELETES
     if kind == ADDS:
         add_order(day, symbol, side)
