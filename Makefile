@@ -1,0 +1,46 @@
+# Everything a developer calls; CI calls the same targets.
+PYTHON  ?= python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+READY   := $(VENV)/ready
+MODEL   := models/default/manifest.json
+OUT     := out
+
+.PHONY: run test lint bench nightly docs clean setup
+.DELETE_ON_ERROR:
+
+run: $(READY) $(MODEL)          ## generate a day, replay it through the whole pipeline, write out/report.html
+	$(BIN)/contrafusion generate --seed 2 --messages 300000 --symbols 16 $(OUT)/day.pcap
+	$(BIN)/contrafusion replay $(OUT)/day.pcap --config configs/replay.toml --out $(OUT)
+
+test: $(READY)                  ## unit, property, differential and scenario tests; then the stress tests alone
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not alone"
+	$(BIN)/python -m pytest -m "alone and not slow"
+
+lint: $(READY)                  ## style, types, layers
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+bench: $(READY)                 ## every benchmark: checks its answer, prints its ratio, appends to bench/results.csv
+	$(BIN)/python -m pytest bench -m "not slow" -s
+
+nightly: $(READY)               ## the long forms: fuzzing, soaks, sweeps, all benchmarks
+	$(BIN)/python -m pytest -m slow --timeout 3600
+	$(BIN)/python -m pytest bench -s --timeout 3600
+
+docs: $(READY)                 ## the generated pages
+	$(BIN)/python docs/render.py
+
+setup: $(READY)                 ## the virtual environment
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+$(MODEL): | $(READY)
+	$(BIN)/contrafusion generate --seed 1 --messages 300000 --symbols 16 $(OUT)/training.pcap
+	$(BIN)/contrafusion train --dataset capture --data $(OUT)/training.pcap --seed 1 --out $(@D)
+
+clean:                          ## remove what the targets made, and compiled kernels of old sources
+	rm -rf $(OUT) models .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks $${XDG_CACHE_HOME:-$$HOME/.cache}/contrafusion

@@ -1,0 +1,155 @@
+"""The admin endpoint of `run`: reads shared memory, answers JSON, never touches the hot plane.
+
+Every answer carries X-Contrafusion-API.  Errors are {"error": {"code", "message"}}; never a traceback.
+Only loopback addresses are listened on, and a Host that is no loopback name is refused (DNS rebinding).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
+
+import orjson
+import structlog
+from aiohttp import web
+
+API_VERSION: Final = "1"
+PAGE_MAX: Final = 500
+PAGE_DEFAULT: Final = 100
+HOSTS: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Views(Protocol):
+    """What the endpoint shows; each call reads a snapshot and returns plain values."""
+
+    def health(self) -> tuple[bool, dict[str, Any]]:
+        """Return whether every agent is alive, and the state."""
+        ...
+
+    def positions(self) -> list[dict[str, Any]]:
+        """Return one row per symbol traded or held, in the order of the symbols."""
+        ...
+
+    def position(self, symbol: str) -> dict[str, Any] | None:
+        """Return the row of one known symbol with its orders and last fills, or None."""
+        ...
+
+    def orders(self) -> list[dict[str, Any]]:
+        """Return every order of the day, oldest first."""
+        ...
+
+    def latency(self) -> list[dict[str, Any]]:
+        """Return one row per stage."""
+        ...
+
+    def metrics(self) -> str:
+        """Return Prometheus text."""
+        ...
+
+
+_PORT: Final = re.compile(r":\d+$")
+VIEWS: Final = web.AppKey("views", object)
+
+
+def answer(body: Any, status: int = 200) -> web.Response:
+    """Return a JSON answer."""
+    return web.Response(body=orjson.dumps(body), status=status, content_type="application/json")
+
+
+def failure(status: int, code: str, message: str) -> web.Response:
+    """Return an error in the one shape that all routes use."""
+    return answer({"error": {"code": code, "message": message}}, status)
+
+
+@web.middleware
+async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Check the Host, give errors their shape, add the headers of every answer."""
+    given = request.headers.getall("Host", [])
+    if len(given) != 1 or _PORT.sub("", given[0]) not in HOSTS:
+        response: web.StreamResponse = failure(421, "wrong_host", "this endpoint answers on loopback names")
+    else:
+        try:
+            response = await handler(request)
+        except web.HTTPException as error:
+            response = failure(error.status, error.reason.lower().replace(" ", "_"), error.reason)
+        except Exception as error:  # noqa: BLE001  the one place that catches everything: a fault is logged, not shown
+            structlog.get_logger(agent="admin").exception("admin_fault", path=request.path, error=str(error))
+            response = failure(500, "fault", "the request failed; see the log")
+    response.headers["X-Contrafusion-API"] = API_VERSION
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+def _views(request: web.Request) -> Views:
+    return request.app[VIEWS]  # type: ignore[return-value]
+
+
+def _page(request: web.Request, rows: list[dict[str, Any]]) -> web.Response:
+    """Answer one page: ?limit= up to PAGE_MAX, ?after= the cursor of the page before."""
+    try:
+        limit = int(request.query.get("limit", PAGE_DEFAULT))
+        after = int(request.query.get("after", 0))
+    except ValueError:
+        return failure(400, "bad_query", "limit and after are integers")
+    if not 1 <= limit <= PAGE_MAX or after < 0:
+        return failure(400, "bad_query", f"limit is 1 to {PAGE_MAX}, after is a cursor of this endpoint")
+    page = rows[after : after + limit]
+    more = after + limit < len(rows)
+    return answer({"items": page, "next": str(after + limit) if more else None})
+
+
+async def health(request: web.Request) -> web.Response:
+    """State, hashes, agents; 503 when an agent's heartbeat is stale."""
+    alive, body = _views(request).health()
+    return answer(body, 200 if alive else 503)
+
+
+async def positions(request: web.Request) -> web.Response:
+    """Positions of all symbols."""
+    return _page(request, _views(request).positions())
+
+
+async def position(request: web.Request) -> web.Response:
+    """Answer for one symbol: what is our position in it."""
+    found = _views(request).position(request.match_info["symbol"].upper())
+    return answer(found) if found else failure(404, "not_found", "no such symbol in this session")
+
+
+async def orders(request: web.Request) -> web.Response:
+    """Orders of the day; ?symbol= and ?state= filter."""
+    rows = _views(request).orders()
+    for name in ("symbol", "state"):
+        if name in request.query:
+            rows = [row for row in rows if row[name] == request.query[name]]
+    return _page(request, rows)
+
+
+async def latency(request: web.Request) -> web.Response:
+    """Percentiles of each stage."""
+    return answer({"stages": _views(request).latency()})
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """Prometheus text."""
+    return web.Response(text=_views(request).metrics(), content_type="text/plain", charset="utf-8")
+
+
+def build(views: Views) -> web.Application:
+    """Return the application over `views`."""
+    app = web.Application(middlewares=[guard], client_max_size=65_536)
+    app[VIEWS] = views
+    app.add_routes(
+        [
+            web.get("/health", health),
+            web.get("/positions", positions),
+            web.get("/positions/{symbol}", position),
+            web.get("/orders", orders),
+            web.get("/latency", latency),
+            web.get("/metrics", metrics),
+        ]
+    )
+    return app

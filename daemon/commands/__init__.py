@@ -1,0 +1,1 @@
+"""The commands of `contrafusion`, one module each: `parser()` and `execute(arguments)`."""
