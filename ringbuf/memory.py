@@ -194,3 +194,8 @@ def _prefetch(_ctx: Any, builder: Any, args: list[Any]) -> None:
 @lowered(_prefetch)
 def prefetch(addr: int) -> None:
     """Ask the processor to bring the line at addr near; any address is allowed."""
+
+
+@lowered(lambda _ctx, builder, args: builder.cttz(args[0], ir.Constant(ir.IntType(1), 0)))
+def trailing_zeros(value: int) -> int:  # type: ignore[empty-body]
+    """Return how many zero bits lie below the lowest set bit; 64 for 0."""
