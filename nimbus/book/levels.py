@@ -1,0 +1,190 @@
+"""Price levels: the ladder of a side, and the queue of orders at each price.
+
+Idea.  A side is a sorted array of words (key << 32 | level), best price last, because nearly everything
+happens within a few prices of the best.  A price is sought by counting how many of the last eight words
+are better, without a branch; only a price deeper than that takes a binary search.  A new or emptied level
+moves the words above it by one.
+Memory.  A ladder lives in a block of 16, 32, 64, ... words; a full one moves to a block twice as large and
+its old block goes to the free list of that class.  Ladders do not shrink before the next reset.  In front
+of each block stand eight words that are worse than any price, so the count needs no lower bound.
+Worst case: a change n prices away from the best moves n words (8 n bytes, about n / 4 ns).
+Limits: levels_max levels and the ladder memory; at either an order that needs a new level is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from nimbus.book.layout import BOOK, BOOKS, EMPTY_WORD, LADDER, LEVEL, LOW, RESTING, BookState
+from ringbuf.jit import inlined, kernel
+from ringbuf.memory import load_i64, load_u32, store_i64, store_u32
+
+_BOOK, _BOOKS, _LADDER, _LEVEL, _RESTING = BOOK.at, BOOKS.at, LADDER.at, LEVEL.at, RESTING.at
+_BOOK_SIZE, _LADDER_SIZE, _LEVEL_SIZE, _ORDER_SIZE = BOOK.size, LADDER.size, LEVEL.size, RESTING.size
+WORD: Final = 8
+WINDOW: Final = 8  # words searched by counting, and words that stand in front of each block
+FIRST_ROOM: Final = 16  # words in the smallest block; class c has room for FIRST_ROOM << c
+
+
+@inlined
+def ladder_at(books: BookState, ladder: int) -> int:
+    """Return the address of ladder 2 x locate + side index."""
+    return books.books + (ladder >> 1) * _BOOK_SIZE + (ladder & 1) * _LADDER_SIZE
+
+
+@inlined
+def key_of(ladder: int, px: int) -> int:
+    """Return the key of a price: larger is better."""
+    return px if ladder & 1 == 0 else -px
+
+
+@inlined
+def place_of(at: int, word: int) -> int:
+    """Return the address past the last word of the ladder at `at` that is not better than `word`."""
+    end = load_i64(at + _LADDER.end)
+    better = 0
+    for i in range(1, WINDOW + 1):
+        better += load_i64(end - i * WORD) > word
+    if better < WINDOW:
+        return end - better * WORD
+    low, high = load_i64(at + _LADDER.base), end - WINDOW * WORD
+    while low < high:  # words before low are not better, words from high on are
+        middle = low + (((high - low) >> 4) << 3)
+        if load_i64(middle) > word:
+            high = middle
+        else:
+            low = middle + WORD
+    return low
+
+
+@inlined
+def best_of(at: int) -> int:
+    """Return the best level of the ladder at `at`, 0 when the side is empty."""
+    return load_i64(load_i64(at + _LADDER.end) - WORD) & LOW
+
+
+@kernel
+def grow(books: BookState, at: int) -> int:
+    """Move a full ladder to a block twice as large; return 1, or 0 when no memory is left for one."""
+    base, end = load_i64(at + _LADDER.base), load_i64(at + _LADDER.end)
+    room = (load_i64(at + _LADDER.limit) - base) // WORD
+    wanted, size_class, old_class = FIRST_ROOM, 0, -1
+    while wanted <= room:
+        old_class = size_class
+        wanted, size_class = wanted * 2, size_class + 1
+    lists = books.words + _BOOKS.free_ladders
+    block = load_i64(lists + size_class * WORD)
+    if block != 0:
+        store_i64(lists + size_class * WORD, load_i64(block))
+    else:
+        block = load_i64(books.words + _BOOKS.ladder_next) + WINDOW * WORD
+        if wanted * WORD > load_i64(books.words + _BOOKS.ladder_stop) - block:
+            return 0
+        store_i64(books.words + _BOOKS.ladder_next, block + wanted * WORD)
+    for i in range(1, WINDOW + 1):
+        store_i64(block - i * WORD, EMPTY_WORD)
+    size = end - base
+    for i in range(0, size, WORD):
+        store_i64(block + i, load_i64(base + i))
+    store_i64(at + _LADDER.base, block)
+    store_i64(at + _LADDER.end, block + size)
+    store_i64(at + _LADDER.limit, block + wanted * WORD)
+    if old_class >= 0:
+        store_i64(base, load_i64(lists + old_class * WORD))
+        store_i64(lists + old_class * WORD, base)
+    return 1
+
+
+@inlined
+def spare_level(books: BookState) -> int:
+    """Return the level that would be given next, or 0 when all are in use."""
+    level = load_i64(books.words + _BOOKS.free_level)
+    if level != 0:
+        return level
+    used = load_i64(books.words + _BOOKS.levels_used)
+    return used + 1 if used < load_i64(books.words + _BOOKS.levels_max) else 0
+
+
+@inlined
+def level_for(books: BookState, ladder: int, px: int) -> int:
+    """Return the level of a price on a ladder, made when there is none; 0 = no room, nothing changed."""
+    at, key = ladder_at(books, ladder), key_of(ladder, px)
+    place = place_of(at, key << 32 | LOW)
+    word = load_i64(place - WORD)
+    if word >> 32 == key:
+        return word & LOW
+    level = spare_level(books)
+    if level == 0:
+        return 0
+    if load_i64(at + _LADDER.end) == load_i64(at + _LADDER.limit):
+        from_end = load_i64(at + _LADDER.end) - place
+        if grow(books, at) == 0:
+            return 0
+        place = load_i64(at + _LADDER.end) - from_end
+    record = books.levels + level * _LEVEL_SIZE
+    if level == load_i64(books.words + _BOOKS.free_level):
+        store_i64(books.words + _BOOKS.free_level, load_u32(record + _LEVEL.head))
+    else:
+        store_i64(books.words + _BOOKS.levels_used, level)
+    move = load_i64(at + _LADDER.end)
+    store_i64(at + _LADDER.end, move + WORD)
+    while move > place:
+        store_i64(move, load_i64(move - WORD))
+        move -= WORD
+    store_i64(place, key << 32 | level)
+    store_i64(record + _LEVEL.qty, 0)
+    store_u32(record + _LEVEL.px, px)
+    store_u32(record + _LEVEL.ladder, ladder)
+    store_u32(record + _LEVEL.count, 0)
+    store_u32(record + _LEVEL.head, 0)
+    store_u32(record + _LEVEL.tail, 0)
+    return level
+
+
+@inlined
+def drop_level(books: BookState, level: int) -> None:
+    """Take a level without orders out of its ladder and free it."""
+    record = books.levels + level * _LEVEL_SIZE
+    ladder = load_u32(record + _LEVEL.ladder)
+    at, key = ladder_at(books, ladder), key_of(ladder, load_u32(record + _LEVEL.px))
+    move, end = place_of(at, key << 32 | level), load_i64(at + _LADDER.end)
+    while move < end:
+        store_i64(move - WORD, load_i64(move))
+        move += WORD
+    store_i64(at + _LADDER.end, end - WORD)
+    store_u32(record + _LEVEL.head, load_i64(books.words + _BOOKS.free_level))
+    store_i64(books.words + _BOOKS.free_level, level)
+
+
+@inlined
+def append(books: BookState, level: int, slot: int, qty: int) -> None:
+    """Put an order at the end of the queue of a level."""
+    order, record = books.orders + slot * _ORDER_SIZE, books.levels + level * _LEVEL_SIZE
+    tail = load_u32(record + _LEVEL.tail)
+    store_u32(order + _RESTING.qty, qty)
+    store_u32(order + _RESTING.level, level)
+    store_u32(order + _RESTING.prev, tail)
+    store_u32(order + _RESTING.next, 0)
+    store_u32(books.orders + tail * _ORDER_SIZE + _RESTING.next, slot)  # slot 0: nobody reads it
+    store_u32(record + _LEVEL.tail, slot)
+    head = load_u32(record + _LEVEL.head)
+    store_u32(record + _LEVEL.head, slot if tail == 0 else head)
+    store_i64(record + _LEVEL.qty, load_i64(record + _LEVEL.qty) + qty)
+    store_u32(record + _LEVEL.count, load_u32(record + _LEVEL.count) + 1)
+
+
+@inlined
+def leave(books: BookState, slot: int) -> int:
+    """Take an order out of the queue of its level; return how many orders are left there."""
+    order = books.orders + slot * _ORDER_SIZE
+    record = books.levels + load_u32(order + _RESTING.level) * _LEVEL_SIZE
+    before, behind = load_u32(order + _RESTING.prev), load_u32(order + _RESTING.next)
+    store_u32(books.orders + before * _ORDER_SIZE + _RESTING.next, behind)  # slot 0: nobody reads it
+    store_u32(books.orders + behind * _ORDER_SIZE + _RESTING.prev, before)
+    head, tail = load_u32(record + _LEVEL.head), load_u32(record + _LEVEL.tail)
+    store_u32(record + _LEVEL.head, behind if before == 0 else head)
+    store_u32(record + _LEVEL.tail, before if behind == 0 else tail)
+    store_i64(record + _LEVEL.qty, load_i64(record + _LEVEL.qty) - load_u32(order + _RESTING.qty))
+    left = load_u32(record + _LEVEL.count) - 1
+    store_u32(record + _LEVEL.count, left)
+    return left
