@@ -53,7 +53,63 @@ class ModelConfig:
         "auto: the trained plan if the folder has one, else the fixed rule; off: features only",
         choices=("auto", "fusionnet", "rule", "off"),
     )
-    folder: str = setting("models/default", "folder of the trained plan")
+    folder: str = setting("models", "folder of the trained models; its file `pinned` names one")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StrategyConfig:
+    """When and how the trading model acts."""
+
+    interval_ms: int = setting(0, "a symbol is decided at most so often; 0 = each change", low=0, high=10**7)
+    capital: int = setting(1_000_000, "dollars that weights refer to", low=1, high=10**11)
+    weight_max: float = setting(0.1, "largest share of the capital in one position", low=0.0, high=1.0)
+    exposure_max: int = setting(1_000_000, "dollars held and working, all symbols", low=1, high=10**11)
+    lot_qty: int = setting(1, "entries are multiples of it", low=1, high=1_000_000)
+    order_qty_max: int = setting(200, "shares in one entry", low=1, high=9_999_999)
+    position_qty_max: int = setting(1_000, "shares held and working in a symbol", low=1, high=10**8)
+    fee_bp: float = setting(0.2, "cost of a round trip", low=0.0, high=1_000.0)
+    margin_bp: float = setting(0.2, "what must be left beyond fee and spread", low=0.0, high=1_000.0)
+    cross_edge_bp: float = setting(4.0, "edge from which an entry takes liquidity", low=0.0, high=10_000.0)
+    agreement_min: float = setting(0.8, "share of samples that agree in sign", low=0.5, high=1.0)
+    sigma_max: float = setting(0.05, "largest deviation of a return that may enter", low=0.0, high=1.0)
+    risk_aversion: float = setting(5.0, "lambda of the size", low=0.0001, high=1e6)
+    stop_bp: float = setting(100.0, "loss that closes a position; 0 = off", low=0.0, high=10_000.0)
+    target_bp: float = setting(300.0, "gain that closes it; 0 = off", low=0.0, high=100_000.0)
+    trailing_bp: float = setting(80.0, "fall from the best that closes it; 0 = off", low=0.0, high=10_000.0)
+    hold_max_s: float = setting(300.0, "time that closes it; 0 = off", low=0.0, high=1e6)
+    cooldown_ms: int = setting(1_000, "after a reject or an unfilled order", low=0, high=10**9)
+    working_max_s: float = setting(10.0, "a working order older than this is cancelled", low=0.001, high=1e6)
+    stale_after_ms: int = setting(5_000, "market data older than this decides nothing", low=1, high=10**9)
+    news_max_s: float = setting(14_400.0, "contradiction experts need news so fresh", low=0.0, high=1e7)
+    short_allowed: bool = setting(default=True, meaning="positions below zero are allowed")
+    sentiment_k: float = setting(1.0, "class of sentiment: deviations from its mean", low=0.01, high=100.0)
+    response_k: float = setting(1.0, "class of price response: units of volatility", low=0.01, high=100.0)
+    react_s: float = setting(60.0, "news is fresh so long", low=0.001, high=1e7)
+    history_min: int = setting(30, "mids seen before a tag is given", low=1, high=10**6)
+
+    def trading(self) -> dict[str, float]:
+        """Return the parameters of TradingModel."""
+        bp, second_ns = 1e-4, 10**9
+        return {
+            "fee": self.fee_bp * bp, "margin": self.margin_bp * bp, "cross_edge": self.cross_edge_bp * bp,
+            "agreement_min": self.agreement_min, "sigma_max": self.sigma_max,
+            "risk_aversion": self.risk_aversion, "weight_max": self.weight_max,
+            "capital_px": self.capital * 10_000, "exposure_px_max": self.exposure_max * 10_000,
+            "lot_qty": self.lot_qty, "order_qty_max": self.order_qty_max,
+            "position_qty_max": self.position_qty_max, "stop": self.stop_bp * bp,
+            "target": self.target_bp * bp, "trailing": self.trailing_bp * bp,
+            "hold_max_ns": int(self.hold_max_s * second_ns), "cooldown_ns": self.cooldown_ms * 1_000_000,
+            "working_max_ns": int(self.working_max_s * second_ns),
+            "stale_after_ns": self.stale_after_ms * 1_000_000, "news_max_ms": int(self.news_max_s * 1_000),
+            "short_allowed": int(self.short_allowed),
+        }  # fmt: skip
+
+    def contradiction(self) -> dict[str, float]:
+        """Return the parameters of ContradictionEngine."""
+        return {
+            "sentiment_k": self.sentiment_k, "response_k": self.response_k,
+            "react_ns": int(self.react_s * 1e9), "history_min": self.history_min,
+        }  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -109,6 +165,16 @@ class AdminConfig:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class RunConfig:
+    """The daemon."""
+
+    folder: str = setting("run", "where the journal and, at the stop, the results go")
+    core: int = setting(-1, "core of the hot thread; -1 = the last usable one", low=-1, high=4_095)
+    drain_ms: int = setting(5, "the journal is written so often", low=1, high=1_000)
+    heartbeat_max_ms: int = setting(2_000, "a hot loop silent for longer is not healthy", low=10, high=60_000)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Config:
     """The whole tree."""
 
@@ -119,11 +185,13 @@ class Config:
     book: BookConfig = section(BookConfig)
     news: NewsConfig = section(NewsConfig)
     model: ModelConfig = section(ModelConfig)
+    strategy: StrategyConfig = section(StrategyConfig)
     risk: RiskConfig = section(RiskConfig)
     orders: OrdersConfig = section(OrdersConfig)
     venue: VenueConfig = section(VenueConfig)
     journal: JournalConfig = section(JournalConfig)
     admin: AdminConfig = section(AdminConfig)
+    run: RunConfig = section(RunConfig)
 
 
 def read_config(path: pathlib.Path | None) -> Config:

@@ -198,6 +198,43 @@ INTENT = record(
     """,
 )
 
+# DECISION.expert when no expert answered: not asked (model off), or refused (then rung is minus the status).
+EXPERT_OFF, EXPERT_FAULT = 255, 254
+
+DECISION = record(
+    "DECISION",
+    """
+    i8  decision    decision number, from 1
+    i8  cause_seq   sequence number of the market message behind it
+    i8  exch_ns     exchange time of that message
+    i8  now_ns      time of the duty cycle
+    i8  book_update update number of the top of book it was decided on, 0 = on time alone
+    i8  news_item   newest material news item, 0 = none
+    i8  news_version  version of the news cell that was read, 0 = no news yet
+    i8  features_digest  hash of the 32 raw features, NaN included
+    f8  mean        expected return, NaN = no answer
+    f8  epistemic   variance of the samples' means
+    f8  aleatoric   mean of the samples' variances
+    i8  px          limit price of the order, 0 = none
+    i8  qty         shares of the order, 0 = none
+    u4  warm        bit = feature is warm
+    u4  news_age_ms age of the newest material item, cut at 2^32 - 1; that = no news
+    u2  locate      stock locate
+    u2  mask_index  row of the mask bank
+    u2  bank        number of the mask bank, its low 16 bits
+    u1  tag         TAG_*
+    u1  tag_reason  strategy/contradiction.py, REASONS
+    u1  expert      tag whose expert answered, or EXPERT_*
+    u1  agree       samples whose sign is the mean's, of 32
+    u1  action      0 = none, else INTENT_*
+    u1  reason      strategy/trading_model, REASONS
+    u1  side        B or S of the order, 0 = none
+    u1  status      BOOK_* bits
+    u1  state       trading state
+    u1  rung        rung of the ladder
+    """,
+)
+
 FILL = record(
     "FILL",
     """
@@ -320,6 +357,6 @@ JOURNAL = record(
 )
 
 RECORDS: Final = (
-    PACKET, TOP_OF_BOOK, DEPTH_LEVEL, DEPTH, BOOK_EVENT, CHANGE, NEWS, INTENT, FILL, LIMITS, POSITION,
-    ORDER, WIRE, JOURNAL,
+    PACKET, TOP_OF_BOOK, DEPTH_LEVEL, DEPTH, BOOK_EVENT, CHANGE, NEWS, INTENT, DECISION, FILL, LIMITS,
+    POSITION, ORDER, WIRE, JOURNAL,
 )  # fmt: skip

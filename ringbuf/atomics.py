@@ -6,6 +6,7 @@ in a comment what it pairs with and what is visible afterwards.  Addresses are m
 
 from __future__ import annotations
 
+import platform
 from typing import Any, Final, cast
 
 from llvmlite import ir
@@ -14,6 +15,7 @@ from numba.core import cgutils
 from ringbuf.memory import I64, Codegen, lowered
 
 _WORD_SIZE: Final = 8
+_IS_ARM: Final = platform.machine() in {"aarch64", "arm64"}
 
 
 def _at(builder: Any, addr: Any) -> Any:
@@ -38,11 +40,10 @@ def _fence(order: str) -> Codegen:
     return codegen
 
 
-def _call(name: str, returns: Any) -> Codegen:
+def _call(name: str) -> Codegen:
     def codegen(_ctx: Any, builder: Any, _args: list[Any]) -> Any:
-        kind = ir.FunctionType(returns, [])
-        value = builder.call(cast("Any", cgutils).get_or_insert_function(builder.module, kind, name), [])
-        return None if isinstance(returns, ir.VoidType) else value
+        kind = ir.FunctionType(I64, [])
+        return builder.call(cast("Any", cgutils).get_or_insert_function(builder.module, kind, name), [])
 
     return codegen
 
@@ -74,19 +75,27 @@ def fetch_add(addr: int, value: int) -> int:  # type: ignore[empty-body]
 
 @lowered(_fence("acquire"))
 def fence_acquire() -> None:
-    """Keep later loads after earlier loads (reader side of a seqlock)."""
+    """Keep later loads and stores after earlier loads (reader side of a seqlock)."""
 
 
 @lowered(_fence("release"))
 def fence_release() -> None:
-    """Keep later stores after earlier stores (writer side of a seqlock)."""
+    """Keep later stores after earlier loads and stores (writer side of a seqlock)."""
 
 
-@lowered(_call("llvm.readcyclecounter", I64))
+def _pause(_ctx: Any, builder: Any, _args: list[Any]) -> None:
+    i32 = ir.IntType(32)
+    name, kinds = ("llvm.aarch64.hint", [i32]) if _IS_ARM else ("llvm.x86.sse2.pause", [])
+    kind = ir.FunctionType(ir.VoidType(), kinds)
+    spin = cast("Any", cgutils).get_or_insert_function(builder.module, kind, name)
+    builder.call(spin, [ir.Constant(i32, 1) for _ in kinds])  # hint 1 is `yield`
+
+
+@lowered(_call("llvm.readsteadycounter" if _IS_ARM else "llvm.readcyclecounter"))
 def cycles() -> int:  # type: ignore[empty-body]
-    """Return the processor's time-stamp counter."""
+    """Return the processor's time-stamp counter (x86) or generic timer (ARM: it is open to user code)."""
 
 
-@lowered(_call("llvm.x86.sse2.pause", ir.VoidType()))
+@lowered(_pause)
 def pause() -> None:
     """Tell the processor that this is a spin loop."""

@@ -8,25 +8,30 @@ Numba version and the CPU: a change anywhere is a new folder.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pathlib
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
 import llvmlite.binding
 import numba
 from numba import types
+from numba.core import event
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 ROOT: Final = pathlib.Path(__file__).resolve().parents[1]
 HOT_SOURCES: Final = ("ringbuf", "nimbus", "bicep", "strategy", "daemon/pipeline.py")
-_FLAGS: Final = {"nogil": True, "cache": True, "error_model": "numpy"}
 _HEAP_CALL: Final = re.compile(r"@(NRT_Allocate\w*|NRT_MemInfo_alloc\w*|numba_gil_ensure|PyErr_\w+)")
+_NOT_KERNEL: Final = re.compile(
+    r'@"?(_ZN7cpython|cfunc\.|NRT_|numba_)'
+)  # wrappers for Python, Numba's runtime
+_DIGEST: Final = re.compile(r"[0-9a-f]{16}")
 
 
 def source_digest() -> str:
@@ -37,19 +42,37 @@ def source_digest() -> str:
     for name in HOT_SOURCES:
         path = ROOT / name
         for source in [path] if path.suffix else sorted(path.rglob("*.py")):
-            digest.update(source.name.encode())
-            digest.update(source.read_bytes() if source.exists() else b"")
+            text = source.read_bytes() if source.exists() else b""
+            digest.update(f"{source.relative_to(ROOT)} {len(text)}\n".encode())
+            digest.update(text)
     return digest.hexdigest()
 
 
 def cache_home() -> pathlib.Path:
-    """Return the folder that holds one sub-folder of compiled kernels per source digest."""
-    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(home) / "contrafusion"
+    """Return the folder that holds one sub-folder of compiled kernels per source digest.
+
+    XDG_CACHE_HOME/contrafusion, else the CacheDirectory of a systemd service, else ~/.cache/contrafusion.
+    """
+    if home := os.environ.get("XDG_CACHE_HOME"):
+        return pathlib.Path(home) / "contrafusion"
+    if service := os.environ.get("CACHE_DIRECTORY"):
+        return pathlib.Path(service.split(":")[0])
+    return pathlib.Path.home() / ".cache" / "contrafusion"
+
+
+def _can_hold(folder: pathlib.Path) -> bool:
+    """Say whether compiled kernels can be kept in folder (created on the way)."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 CACHE_FOLDER: Final = cache_home() / source_digest()
 cast("Any", numba).config.CACHE_DIR = str(CACHE_FOLDER)
+# A read-only home means compiling at each start instead of no start at all.
+_FLAGS: Final = {"nogil": True, "cache": _can_hold(CACHE_FOLDER), "error_model": "numpy"}
 
 
 def kernel(fn: Callable[P, R]) -> Callable[P, R]:
@@ -66,7 +89,7 @@ def external(name: str, returns: str, *arguments: str) -> Any:
     """Declare a libc function for use inside kernels: `external` of close, intc, intc.
 
     Bound by symbol name, so the disk cache stays valid (a ctypes pointer would disable it).
-    returns, arguments: names of Numba types: "intc", "intp", "uintp", "int64".
+    returns, arguments: names of Numba types: "intc" for int, "intp" for pointers and sizes, "int64".
     """
     signature = getattr(types, returns)(*(getattr(types, a) for a in arguments))
     return types.ExternalFunction(name, signature)
@@ -77,6 +100,27 @@ def signature_count(*kernels: Callable[..., Any]) -> int:
     return sum(len(cast("Any", fn).signatures) for fn in kernels)
 
 
+class _CompileListener(event.Listener):  # type: ignore[misc]
+    """Passes the name of each kernel on, once it has been compiled (not: loaded from the cache)."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+
+    def on_start(self, event: Any) -> None:
+        """Ignore the beginning."""
+
+    def on_end(self, event: Any) -> None:
+        """Tell the name."""
+        self._tell(event.data["dispatcher"].py_func.__name__)
+
+
+@contextlib.contextmanager
+def on_compiled(tell: Callable[[str], None]) -> Iterator[None]:
+    """Call tell(name) for each kernel compiled inside the block."""
+    with event.install_listener("numba:compile", _CompileListener(tell)):
+        yield
+
+
 def is_warm() -> bool:
     """Say whether compiled kernels of exactly these sources lie on disk."""
     return CACHE_FOLDER.is_dir() and any(CACHE_FOLDER.rglob("*.nbi"))
@@ -84,15 +128,16 @@ def is_warm() -> bool:
 
 def drop_stale_caches(keep: int = 3) -> int:
     """Remove all but the `keep` newest cache folders (never the current one); return how many went."""
-    folders = sorted(cache_home().glob("*"), key=lambda p: p.stat().st_mtime, reverse=True)
-    stale = [f for f in folders if f.is_dir() and f != CACHE_FOLDER][max(keep - 1, 0) :]
+    folders = [f for f in cache_home().glob("*") if _DIGEST.fullmatch(f.name) and f.is_dir()]
+    folders.sort(key=lambda f: f.stat().st_mtime, reverse=True)
+    stale = [f for f in folders if f != CACHE_FOLDER][max(keep - 1, 0) :]
     for folder in stale:
         shutil.rmtree(folder, ignore_errors=True)
     return len(stale)
 
 
 def heap_calls(fn: Callable[..., Any]) -> set[str]:
-    """Return the allocation, GIL and exception calls inside a compiled kernel (tests want none).
+    """Return the allocation, GIL and exception calls in a compiled kernel and its callees (tests want none).
 
     Raises RuntimeError for a kernel loaded from the disk cache: it has no IR, and no IR is no proof.
     """
@@ -101,6 +146,7 @@ def heap_calls(fn: Callable[..., Any]) -> set[str]:
         if "\ndefine " not in ir:
             msg = "no LLVM IR: compile with an empty cache folder"
             raise RuntimeError(msg)
-        body = ir.split("\ndefine ", 2)[1]  # the kernel itself; its Python-facing wrappers follow it
-        found.update(_HEAP_CALL.findall(body))
+        for body in ir.split("\ndefine ")[1:]:
+            if not _NOT_KERNEL.search(body.split("(", 1)[0]):
+                found.update(_HEAP_CALL.findall(body))
     return found

@@ -46,6 +46,8 @@ def lowered(codegen: Codegen) -> Callable[[Callable[P, R]], Callable[P, R]]:
             lambda _typing, _a: (signature, build),
             lambda _typing, _a, _b: (signature, build),
             lambda _typing, _a, _b, _c: (signature, build),
+            lambda _typing, _a, _b, _c, _d: (signature, build),
+            lambda _typing, _a, _b, _c, _d, _e: (signature, build),
         ]
         definition = shapes[len(kinds)]
         definition.__name__ = declaration.__name__
@@ -182,6 +184,18 @@ def clear(addr: int, size: int) -> None:
     """Set size bytes to zero."""
 
 
+def _leading_zeros(_ctx: Any, builder: Any, args: list[Any]) -> Any:
+    i1 = ir.IntType(1)
+    kind = ir.FunctionType(I64, [I64, i1])
+    count = cast("Any", cgutils).get_or_insert_function(builder.module, kind, "llvm.ctlz.i64")
+    return builder.call(count, [args[0], ir.Constant(i1, 0)])  # zero is allowed
+
+
+@lowered(_leading_zeros)
+def leading_zeros(value: int) -> int:  # type: ignore[empty-body]
+    """Count the zero bits above the highest set bit of a word (64 for zero)."""
+
+
 def _prefetch(_ctx: Any, builder: Any, args: list[Any]) -> None:
     i32 = ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [_BYTE_PTR, i32, i32, i32])
@@ -196,6 +210,27 @@ def prefetch(addr: int) -> None:
     """Ask the processor to bring the line at addr near; any address is allowed."""
 
 
+def _byte_marks(_ctx: Any, builder: Any, args: list[Any]) -> Any:
+    ones = ir.Constant(I64, 0x0101010101010101)
+    pattern = builder.mul(builder.and_(args[1], ir.Constant(I64, 0xFF)), ones)
+    word = builder.xor(builder.load(_pointer(builder, args[0], I64), align=1), pattern)  # 0 where equal
+    borrowed = builder.and_(builder.sub(word, ones), builder.not_(word))
+    return builder.and_(borrowed, ir.Constant(I64, 0x8080808080808080))
+
+
+@lowered(_byte_marks)
+def byte_marks(addr: int, value: int) -> int:  # type: ignore[empty-body]
+    """Mark the bytes equal to value among the eight at addr: 0 = none of them.
+
+    The lowest set bit is the top bit of the first that is equal; bits above it mean nothing.
+    """
+
+
 @lowered(lambda _ctx, builder, args: builder.cttz(args[0], ir.Constant(ir.IntType(1), 0)))
 def trailing_zeros(value: int) -> int:  # type: ignore[empty-body]
     """Return how many zero bits lie below the lowest set bit; 64 for 0."""
+
+
+@lowered(lambda _ctx, builder, args: builder.mul(args[0], args[1]))
+def wrapping_multiply(left: int, right: int) -> int:  # type: ignore[empty-body]
+    """Multiply modulo 2**64, for hashes: Numba's own `*` of int64 is undefined where it overflows (nsw)."""

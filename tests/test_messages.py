@@ -13,6 +13,7 @@ PINNED = {
     "CHANGE": (128, {"px": 24, "stamp": 48, "locate": 104, "cause": 106, "side": 107}),
     "NEWS": (3136, {"received_ns": 0, "score": 32, "embedding": 64}),
     "INTENT": (128, {"decision": 0, "px": 32, "mean": 48, "locate": 80, "kind": 84}),
+    "DECISION": (128, {"decision": 0, "mean": 64, "warm": 104, "locate": 112, "tag": 118, "rung": 127}),
     "FILL": (64, {"decision": 0, "last_px": 24, "locate": 56, "kind": 58}),
     "LIMITS": (128, {"version": 0, "stale_after_ns": 80, "sigma_max": 88}),
     "POSITION": (128, {"position_qty": 0, "basis": 16, "mark_px2": 56}),

@@ -52,8 +52,18 @@ from nimbus.feed.itch import (
     TRADE,
 )
 from nimbus.messages import BOOK_FAULTY, BUY, CHANGE, DEPTH_CHANGED, SELL, TOP_OF_BOOK, TRADED
-from ringbuf.jit import inlined, kernel
-from ringbuf.memory import clear, load_i64, load_u8, load_u32, store_i64, store_u8, store_u16, store_u32
+from ringbuf.jit import inlined
+from ringbuf.memory import (
+    clear,
+    load_i64,
+    load_u8,
+    load_u16,
+    load_u32,
+    store_i64,
+    store_u8,
+    store_u16,
+    store_u32,
+)
 from ringbuf.memory import u1, u2, u4, u6, u8  # isort: skip
 
 _CHANGE, _BOOK, _BOOKS, _COUNTERS, _TOP = CHANGE.at, BOOK.at, BOOKS.at, COUNTERS.at, TOP_OF_BOOK.at
@@ -252,7 +262,7 @@ def _trade(books: BookState, msg: int, change: int, cause: int) -> int:
     return TRADED
 
 
-@kernel
+@inlined
 def apply(books: BookState, msg: int, seq: int, recv_ns: int, change: int) -> int:
     """Apply the ITCH message at msg to its book, and fill the CHANGE record at change.
 
@@ -280,9 +290,9 @@ def apply(books: BookState, msg: int, seq: int, recv_ns: int, change: int) -> in
         count(books, _COUNTERS.broken)
         status = 0
     else:
-        status = apply_state(books, msg, cause)
-    if status > 0:
-        locate = load_u32(change + _CHANGE.locate) & 0xFFFF
+        status = apply_state(books, msg, change, cause)
+    locate = load_u16(change + _CHANGE.locate)
+    if status >= 0 and locate < books.symbols_max:
         store_u8(change + _CHANGE.flags, status)
         store_u8(change + _CHANGE.status, load_u8(top_at(books, locate) + _TOP.status))
     return status

@@ -6,7 +6,8 @@ are better, without a branch; only a price deeper than that takes a binary searc
 moves the words above it by one.
 Memory.  A ladder lives in a block of 16, 32, 64, ... words; a full one moves to a block twice as large and
 its old block goes to the free list of that class.  Ladders do not shrink before the next reset.  In front
-of each block stand eight words that are worse than any price, so the count needs no lower bound.
+of each block stand eight words that are worse than any price, so the count needs no lower bound; behind it
+eight words of slack, so words near the best are moved as one line, whatever their number.
 Worst case: a change n prices away from the best moves n words (8 n bytes, about n / 4 ns).
 Limits: levels_max levels and the ladder memory; at either an order that needs a new level is refused.
 """
@@ -17,12 +18,13 @@ from typing import Final
 
 from nimbus.book.layout import BOOK, BOOKS, EMPTY_WORD, LADDER, LEVEL, LOW, RESTING, BookState
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import load_i64, load_u32, store_i64, store_u32
+from ringbuf.memory import copy_line, load_i64, load_u32, store_i64, store_u32
 
 _BOOK, _BOOKS, _LADDER, _LEVEL, _RESTING = BOOK.at, BOOKS.at, LADDER.at, LEVEL.at, RESTING.at
 _BOOK_SIZE, _LADDER_SIZE, _LEVEL_SIZE, _ORDER_SIZE = BOOK.size, LADDER.size, LEVEL.size, RESTING.size
 WORD: Final = 8
 WINDOW: Final = 8  # words searched by counting, and words that stand in front of each block
+LINE: Final = WINDOW * WORD  # what copy_line() moves: it loads all before it stores
 FIRST_ROOM: Final = 16  # words in the smallest block; class c has room for FIRST_ROOM << c
 
 
@@ -47,7 +49,7 @@ def place_of(at: int, word: int) -> int:
         better += load_i64(end - i * WORD) > word
     if better < WINDOW:
         return end - better * WORD
-    low, high = load_i64(at + _LADDER.base), end - WINDOW * WORD
+    low, high = load_i64(at + _LADDER.base), end - LINE
     while low < high:  # words before low are not better, words from high on are
         middle = low + (((high - low) >> 4) << 3)
         if load_i64(middle) > word:
@@ -77,10 +79,10 @@ def grow(books: BookState, at: int) -> int:
     if block != 0:
         store_i64(lists + size_class * WORD, load_i64(block))
     else:
-        block = load_i64(books.words + _BOOKS.ladder_next) + WINDOW * WORD
-        if wanted * WORD > load_i64(books.words + _BOOKS.ladder_stop) - block:
+        block = load_i64(books.words + _BOOKS.ladder_next) + LINE
+        if wanted * WORD + LINE > load_i64(books.words + _BOOKS.ladder_stop) - block:
             return 0
-        store_i64(books.words + _BOOKS.ladder_next, block + wanted * WORD)
+        store_i64(books.words + _BOOKS.ladder_next, block + wanted * WORD + LINE)
     for i in range(1, WINDOW + 1):
         store_i64(block - i * WORD, EMPTY_WORD)
     size = end - base
@@ -128,9 +130,10 @@ def level_for(books: BookState, ladder: int, px: int) -> int:
         store_i64(books.words + _BOOKS.levels_used, level)
     move = load_i64(at + _LADDER.end)
     store_i64(at + _LADDER.end, move + WORD)
-    while move > place:
+    while move - place > LINE:
         store_i64(move, load_i64(move - WORD))
         move -= WORD
+    copy_line(place + WORD, place)
     store_i64(place, key << 32 | level)
     store_i64(record + _LEVEL.qty, 0)
     store_u32(record + _LEVEL.px, px)
@@ -148,9 +151,11 @@ def drop_level(books: BookState, level: int) -> None:
     ladder = load_u32(record + _LEVEL.ladder)
     at, key = ladder_at(books, ladder), key_of(ladder, load_u32(record + _LEVEL.px))
     move, end = place_of(at, key << 32 | level), load_i64(at + _LADDER.end)
+    copy_line(move - WORD, move)
+    move += LINE
     while move < end:
-        store_i64(move - WORD, load_i64(move))
-        move += WORD
+        copy_line(move - WORD, move)
+        move += LINE
     store_i64(at + _LADDER.end, end - WORD)
     store_u32(record + _LEVEL.head, load_i64(books.words + _BOOKS.free_level))
     store_i64(books.words + _BOOKS.free_level, level)

@@ -17,7 +17,7 @@ from typing import Final
 
 from nimbus.book.layout import BOOKS, CHAIN_MAX, DUPLICATE_REF, FULL, RESTING, BookState
 from ringbuf.jit import inlined
-from ringbuf.memory import load_i64, load_u32, store_i64, store_u32
+from ringbuf.memory import load_i64, load_u32, prefetch, store_i64, store_u32
 
 _RESTING, _BOOKS, _SIZE = RESTING.at, BOOKS.at, RESTING.size
 BLOCK_BITS: Final = 12
@@ -29,6 +29,18 @@ def head_of(books: BookState, ref: int) -> int:
     """Return the address of the bucket head (u4 slot) of a reference."""
     mixed = ((ref >> BLOCK_BITS) * MIXER) >> 24
     return books.heads + ((ref ^ mixed) & books.mask) * 4
+
+
+@inlined
+def warm_bucket(books: BookState, ref: int) -> None:
+    """Fetch the bucket of a reference that some message to come will name."""
+    prefetch(head_of(books, ref))
+
+
+@inlined
+def warm_order(books: BookState, ref: int) -> None:
+    """Fetch the order of a reference that the next message names; its bucket should be near by now."""
+    prefetch(books.orders + load_u32(head_of(books, ref)) * _SIZE)
 
 
 @inlined

@@ -1,7 +1,7 @@
 """The owner of the books: allocates their memory, resets them, and gives names to what is inside.
 
 Sizes: 32 bytes an order and 8 of heads for each power of two above twice their number; 32 bytes a level
-and 64 of ladder; 64 + 128 + 768 + 192 bytes a symbol (book, top cell, depth cell, notices).  Pages that
+and 64 of ladder (8 words); 64 + 128 + 768 + 192 bytes a symbol (book, top cell, depth cell, notices).  Pages that
 are never touched cost nothing.
 """
 
@@ -47,7 +47,7 @@ def _power_of_two(at_least: int) -> int:
 
 def table_sizes(symbols_max: int, live_orders_max: int, levels_max: int) -> dict[str, int]:
     """Return the bytes of each table of the books."""
-    first_ladders = 2 * symbols_max * (FIRST_ROOM + WINDOW) * WORD
+    first_ladders = 2 * symbols_max * (FIRST_ROOM + 2 * WINDOW) * WORD
     return {
         "orders": (live_orders_max + 1) * RESTING.size,
         "levels": (levels_max + 1) * LEVEL.size,

@@ -1,7 +1,8 @@
 """Books alone over a length-framed ITCH file in memory: what `contrafusion bench` and bench_book.py time.
 
 The walk does what the feed does for such a file and no more: each length prefix is compared with the
-bytes that are left and with the length of its type before the message is read.
+bytes that are left and with the length of its type before the message is read.  It also looks a few
+messages ahead and fetches what they will touch; a packet with several messages allows the same.
 """
 
 from __future__ import annotations
@@ -12,19 +13,23 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nimbus.book import order_map
 from nimbus.book.book import apply
 from nimbus.book.layout import BookState
 from nimbus.book.owner import Books
 from nimbus.book.reset import reset
 from nimbus.book.snapshot import state_hash
-from nimbus.feed.itch import MESSAGES
+from nimbus.feed.itch import ADD, MESSAGES
 from nimbus.messages import CHANGE
 from ringbuf.jit import kernel
-from ringbuf.memory import load_u16, u1, u2
+from ringbuf.memory import load_u16, u1, u2, u8
 from ringbuf.segment import Segment
 
 PREFIX: Final = 2  # bytes of the big-endian length before each message
 SIZES_LENGTH: Final = 256
+LOOK_AHEAD: Final = 3  # messages between fetching a bucket and using it
+_ADD = ADD.at
+LOOK_MAX: Final = PREFIX + _ADD.order_ref + 8  # bytes read of a message that is only looked at
 
 
 class Measurement(NamedTuple):
@@ -45,6 +50,9 @@ def walk(books: BookState, file: int, size: int, sizes: int, change: int) -> tup
     when a prefix reaches past the end, and then the walk has stopped there.
     """
     at, end, seq, refused = file, file + size, 0, 0
+    ahead, safe_end = file, end - LOOK_MAX  # before safe_end a prefix and a reference may be read unchecked
+    for _ in range(LOOK_AHEAD):
+        ahead += u2(ahead) + PREFIX if ahead < safe_end else 0
     while end - at > PREFIX:
         length = u2(at)
         if length > end - at - PREFIX:
@@ -52,6 +60,11 @@ def walk(books: BookState, file: int, size: int, sizes: int, change: int) -> tup
         msg = at + PREFIX
         if length > 0 and length == load_u16(sizes + u1(msg) * 2):
             seq += 1
+            if ahead < safe_end:
+                order_map.warm_bucket(books, u8(ahead + PREFIX + _ADD.order_ref))
+                ahead += u2(ahead) + PREFIX
+            if msg + length < safe_end:
+                order_map.warm_order(books, u8(msg + length + PREFIX + _ADD.order_ref))
             refused += apply(books, msg, seq, 0, change) < 0
         at = msg + length
     return seq, refused, at - file

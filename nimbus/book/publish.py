@@ -162,6 +162,8 @@ def write_event(books: BookState, change: int, event: int) -> None:
     """Fill the BOOK_EVENT at event from the CHANGE that apply() has just written, and from its book."""
     clear(event, BOOK_EVENT.size)
     locate = load_u16(change + _CHANGE.locate)
+    if locate >= books.symbols_max:  # a refused message may name any locate; row 0 is always there
+        locate = 0
     top = top_at(books, locate)
     store_i64(event + _EVENT.seq, load_i64(change + _CHANGE.seq))
     store_i64(event + _EVENT.exch_ns, load_i64(change + _CHANGE.exch_ns))

@@ -33,11 +33,11 @@ from nimbus.feed.itch import (
     SYSTEM_EVENT,
     TRADING_ACTION,
 )
-from nimbus.messages import STATE_CHANGED, TOP_OF_BOOK
+from nimbus.messages import CHANGE, STATE_CHANGED, TOP_OF_BOOK
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import copy, load_i64, load_u8, store_i64, store_u8, u1, u2
+from ringbuf.memory import copy, load_i64, load_u8, store_i64, store_u8, store_u16, u1, u2
 
-_BOOK, _BOOKS, _NOTICES, _TOP = BOOK.at, BOOKS.at, NOTICES.at, TOP_OF_BOOK.at
+_BOOK, _BOOKS, _NOTICES, _TOP, _CHANGE = BOOK.at, BOOKS.at, NOTICES.at, TOP_OF_BOOK.at, CHANGE.at
 _BOOK_SIZE, _NOTICES_SIZE = BOOK.size, NOTICES.size
 _ACTION, _REG_SHO, _HALT, _DIRECTORY = TRADING_ACTION.at, REG_SHO.at, OPERATIONAL_HALT.at, DIRECTORY.at
 _EVENT, _BREAKER = SYSTEM_EVENT.at, MWCB_STATUS.at
@@ -79,7 +79,9 @@ def _operational_halt(books: BookState, msg: int, locate: int) -> int:
     closed = load_u8(closed_at)
     store_u8(closed_at, closed | bit if action == HALTED else closed & ~bit)
     top = top_at(books, locate)
-    return publish_state(books, locate, load_u8(top + _TOP.state), load_u8(top + _TOP.short_sale), _OPERATIONAL)
+    return publish_state(
+        books, locate, load_u8(top + _TOP.state), load_u8(top + _TOP.short_sale), _OPERATIONAL
+    )
 
 
 @inlined
@@ -97,13 +99,15 @@ def _notice(books: BookState, msg: int, locate: int, code: int) -> int:
 
 
 @kernel
-def apply_state(books: BookState, msg: int, code: int) -> int:
-    """Apply a message that touches no order; return flags, or BAD_LOCATE or BAD_STATE (refused)."""
+def apply_state(books: BookState, msg: int, change: int, code: int) -> int:
+    """Apply a message that touches no order; return flags (S, W: CHANGE's locate is 0), or BAD_LOCATE or BAD_STATE (refused)."""
     if code == _S:
         store_i64(books.words + _BOOKS.phase, u1(msg + _EVENT.event))
+        store_u16(change + _CHANGE.locate, 0)
         return STATE_CHANGED
     if code == _W:
-        store_i64(books.words + _BOOKS.breaker, u1(msg + _BREAKER.level))
+        store_i64(books.words + _BOOKS.breaker, u1(msg + _BREAKER.breached))
+        store_u16(change + _CHANGE.locate, 0)
         return STATE_CHANGED
     if code not in _PER_SYMBOL:
         return 0

@@ -148,6 +148,14 @@ class CaptureSource:
         backwards = [f"time goes backwards {self.backwards} times"] if self.backwards else []
         return self._notes + backwards
 
+    def __enter__(self) -> Self:
+        """Return itself, to be closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self.close()
+
     def close(self) -> None:
         """Close the file; no kernel may use the source any more."""
         self._record["end"] = self._record["at"] = 0

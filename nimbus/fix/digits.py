@@ -3,7 +3,8 @@
 Eight characters are made at once, each in its own byte of one int64 (SWAR), and stored with one
 instruction.  Division by 100 and by 10 inside lanes is a multiplication and a shift that is exact for
 the lane's range: 10486 / 2**20 below 10**4, 103 / 2**10 below 100, 109951163 / 2**40 below 10**8.
-Nobody here checks a range: that happens once, at the door (template.py).
+Nobody here checks a range: that happens once, at the door (template.py).  No sum and no product leaves
+int64 on the way: Numba compiles them as "no signed wrap", so an overflow is not a wrong digit but undefined.
 """
 
 from __future__ import annotations
@@ -94,16 +95,16 @@ def base32(value: int) -> int:
     twenties = ((value >> 20) & 0xFFFFF) | ((value & 0xFFFFF) << 32)
     tens = ((twenties >> 10) & 0x000003FF000003FF) | ((twenties & 0x000003FF000003FF) << 16)
     fives = ((tens >> 5) & 0x001F001F001F001F) | ((tens & 0x001F001F001F001F) << 8)
-    letters = ((fives + 0x7676767676767676) >> 7) & 0x0101010101010101  # 1 where the digit is 10 or more
+    above = fives + 0x0606060606060606
+    letters = ((above >> 4) | (above >> 5)) & 0x0101010101010101  # 1 where the digit is 10 or more
     return fives + 0x3030303030303030 + letters * 7
 
 
 @inlined
 def unbase32(text: int) -> int:
     """Return the 40 bits that eight base-32 characters stand for; nonsense for other characters."""
-    low = text - 0x3030303030303030
-    letters = ((low >> 4) | (low >> 5)) & 0x0101010101010101  # "A" - "0" = 17 and up, digits below 10
-    fives = low - letters * 7
+    letters = (text >> 6) & 0x0101010101010101
+    fives = (text & 0x1F1F1F1F1F1F1F1F) + letters * 25 - 0x1010101010101010  # "0" is 0x30, "A" is 0x41
     tens = ((fives & 0x001F001F001F001F) << 5) | ((fives >> 8) & 0x001F001F001F001F)
     twenties = ((tens & 0x000003FF000003FF) << 10) | ((tens >> 16) & 0x000003FF000003FF)
     return ((twenties & 0xFFFFF) << 20) | ((twenties >> 32) & 0xFFFFF)

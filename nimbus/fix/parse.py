@@ -42,7 +42,7 @@ from nimbus.fix.tags import (
     TOO_FINE,
 )
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import load_i64, load_u8, load_u16, load_u32, store_i64, trailing_zeros
+from ringbuf.memory import byte_marks, load_i64, load_u8, load_u16, load_u32, store_i64, trailing_zeros
 from ringbuf.records import record
 from ringbuf.segment import Segment
 
@@ -71,7 +71,6 @@ _ENTRIES: Final = FIELDS.at.entries
 _EQUALS, _DOT, _ZERO = ord("="), ord("."), ord("0")
 _GENERATION_MAX: Final = (1 << 31) - 1
 _YEAR_MIN, _YEAR_MAX = 1970, 2199
-_ONES: Final = 0x0101010101010101
 
 
 def create_fields(segment: Segment, name: str) -> int:
@@ -99,12 +98,11 @@ def _next_generation(fields: int) -> int:
 @inlined
 def _soh_at(at: int) -> int:
     """Return the address of the first SOH from `at` on; one lies within the body, eight bytes can be read."""
-    while True:
-        word = load_i64(at) ^ _ONES
-        found = (word - _ONES) & ~word & -0x7F7F7F7F7F7F7F80  # top bit of each byte that was SOH
-        if found:
-            return at + (trailing_zeros(found) >> 3)
+    marks = byte_marks(at, SOH)
+    while marks == 0:
         at += 8
+        marks = byte_marks(at, SOH)
+    return at + (trailing_zeros(marks) >> 3)
 
 
 @inlined

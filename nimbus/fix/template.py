@@ -26,7 +26,7 @@ from nimbus.fix.codec import (
     SYMBOL_SIZE,
     TEMPLATE,
     TRADE,
-)  # fmt: skip
+)
 from nimbus.fix.digits import check_digits, digits4, put_id, put_px, put_qty, put_seq, put_stamp, since_second
 from nimbus.fix.tags import (
     BAD_FORM,
@@ -37,7 +37,7 @@ from nimbus.fix.tags import (
     PX_MAX,
     QTY_MAX,
     SOH,
-)  # fmt: skip
+)
 from nimbus.messages import BUY, ORDER, SELL, TIF_DAY, TIF_IOC
 from ringbuf.jit import inlined, kernel
 from ringbuf.memory import copy, load_i64, load_u8, load_u16, store_i64, store_u8, store_u16, store_u32

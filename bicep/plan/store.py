@@ -1,0 +1,236 @@
+"""A model on disk (weights and a manifest), and the memory of a loaded one.
+
+    FOLDER/ID/manifest.json   what it is: id, shapes, normalisation, training range, metrics, thresholds
+    FOLDER/ID/weights.bicep   the plan file of layout.py
+
+ID is a digest of the weights and of everything else the manifest says: an artefact never changes under
+its name.  Neither file can hold code.  Loading imports no training framework.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+import tempfile
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bicep.masks import BANK_ROWS, bank_key, mask_bank
+from bicep.plan.kernels import SCRATCH
+from bicep.plan.layout import PLAN, SLOT, padded
+from bicep.plan.pack import PlanError, check_image
+from ringbuf.records import CACHE_LINE
+from ringbuf.segment import Segment
+
+MANIFEST, WEIGHTS = "manifest.json", "weights.bicep"
+SCHEMA: Final = 1
+# What every manifest says.  `normalisation` holds `mean` and `deviation`, one number per feature; a feature
+# of deviation 0 is switched off.
+REQUIRED: Final = {
+    "schema": int,
+    "id": str,
+    "weights_digest": str,
+    "seed": int,
+    "trained_on": dict,
+    "features": list,
+    "normalisation": dict,
+    "horizon_ns": int,
+    "starved": list,
+    "metrics": dict,
+}
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _identity(manifest: dict[str, Any]) -> str:
+    """Return the id of a manifest: a digest of all it says, the weights' digest included."""
+    rest = {key: value for key, value in manifest.items() if key != "id"}
+    return _digest(json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
+
+
+def save(folder: pathlib.Path, image: bytes, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Write a model to folder/ID; return the manifest with its id and the weights' digest.
+
+    Raises PlanError when the image is not a good plan or the folder cannot be written.
+    """
+    check_image(image)
+    stated = {**manifest, "schema": SCHEMA, "weights_digest": _digest(image)}
+    complete: dict[str, Any] = json.loads(json.dumps(stated, allow_nan=False))  # as it will be read back
+    complete["id"] = _identity(complete)
+    target = folder / complete["id"]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as draft:
+                made = pathlib.Path(draft) / complete["id"]
+                made.mkdir()
+                (made / WEIGHTS).write_bytes(image)
+                (made / MANIFEST).write_text(json.dumps(complete, indent=1, sort_keys=True) + "\n")
+                made.rename(target)  # whole or not at all
+    except OSError as error:
+        msg = f"{target}: cannot be written: {error.strerror}"
+        raise PlanError(msg) from error
+    return complete
+
+
+def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
+    """Return the checked manifest of a model folder; raises PlanError with one line."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+    except OSError as error:
+        msg = f"{path}: cannot be read: {error.strerror}"
+        raise PlanError(msg) from error
+    except ValueError as error:
+        msg = f"{path}: not a manifest: {error}"
+        raise PlanError(msg) from error
+    if not isinstance(manifest, dict):
+        msg = f"{path}: not a manifest"
+        raise PlanError(msg)
+    if manifest.get("schema") != SCHEMA:
+        msg = f"{path}: schema {manifest.get('schema')}, this program reads {SCHEMA}"
+        raise PlanError(msg)
+    for key, kind in REQUIRED.items():
+        if not isinstance(manifest.get(key), kind):
+            msg = f"{path}: {key} is missing or not of type {kind.__name__}"
+            raise PlanError(msg)
+    if manifest["id"] != _identity(manifest):
+        msg = f"{path}: the content does not match the id {manifest['id']}"
+        raise PlanError(msg)
+    return manifest
+
+
+def _normalisation(manifest: dict[str, Any], n_tech: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    constants = []
+    for key in ("mean", "deviation"):
+        try:
+            values = np.asarray(manifest["normalisation"].get(key), np.float64)
+        except (TypeError, ValueError):
+            values = np.empty(0)
+        if values.shape != (n_tech,) or not np.isfinite(values).all():
+            msg = f"normalisation.{key} is not {n_tech} finite numbers"
+            raise PlanError(msg)
+        constants.append(values)
+    if not (constants[1] >= 0).all():
+        msg = "normalisation.deviation has a negative value"
+        raise PlanError(msg)
+    return constants[0], constants[1]
+
+
+class Plan:
+    """A loaded model: immutable weights, mask bank, news cells and scratch in one segment.
+
+    `state` is the address that kernels take.  Written by the agent that infers (scratch, counters) and by
+    the one that refreshes news (cells); the rung word by the control loop.  A plan serves one inferring
+    agent at a time: it has one scratch area.
+    """
+
+    def __init__(self, state: int, segment: Segment, manifest: dict[str, Any], name: str) -> None:
+        self.state = state
+        self.manifest = manifest
+        self._segment = segment
+        self._record = segment.array(name, PLAN)[0]
+        self._table = segment.array(name + ".table", SLOT)
+        if manifest:
+            self.mean, self.deviation = _normalisation(manifest, int(self._record["n_tech"]))
+
+    @classmethod
+    def load(
+        cls,
+        folder: pathlib.Path,
+        segment: Segment | None = None,
+        symbols_max: int = 8_192,
+        *,
+        seed: int | None = None,
+        name: str = "plan",
+    ) -> Self:
+        """Load the model in `folder` (FOLDER/ID) into areas `name`, `name.*` of the segment (or of its own).
+
+        seed: of the run, for the masks; the manifest's when None.
+        Raises PlanError (one line) when something is missing, damaged or of another version.
+        """
+        folder = pathlib.Path(folder)
+        manifest = read_manifest(folder)
+        path = folder / WEIGHTS
+        try:
+            image = path.read_bytes()
+        except OSError as error:
+            msg = f"{path}: cannot be read: {error.strerror}"
+            raise PlanError(msg) from error
+        if _digest(image) != manifest["weights_digest"]:
+            msg = f"{path}: the content does not match the manifest"
+            raise PlanError(msg)
+        seed = manifest["seed"] if seed is None else seed
+        try:
+            return cls.from_image(image, segment, symbols_max, seed=seed, manifest=manifest, name=name)
+        except PlanError as error:
+            msg = f"{path}: {error}"
+            raise PlanError(msg) from error
+
+    @classmethod
+    def from_image(
+        cls,
+        image: bytes,
+        segment: Segment | None = None,
+        symbols_max: int = 8_192,
+        *,
+        seed: int = 0,
+        manifest: dict[str, Any] | None = None,
+        name: str = "plan",
+    ) -> Self:
+        """Build a plan from the bytes of a plan file; see `load`."""
+        header, slots = check_image(image)
+        units, outputs = int(header["hidden_one"]), int(header["hidden_two"])
+        cell = CACHE_LINE + 4 * units  # a seqlock cell whose record is the news half
+        parts = {
+            "": PLAN.size,
+            ".image": len(image),
+            ".table": len(slots) * SLOT.size,
+            ".cells": symbols_max * int(header["experts"]) * cell,
+            ".bank": 4 * BANK_ROWS * (units + outputs),
+            ".scratch": SCRATCH.size + 4 * units * 32,
+        }
+        if segment is None:
+            segment = Segment.anonymous(CACHE_LINE + sum(padded(n, CACHE_LINE) for n in parts.values()))
+        at = {part: segment.allocate(name + part, size) for part, size in parts.items()}
+        segment.words(at[".image"], len(image) // 8)[:] = np.frombuffer(image, np.int64)
+        table = segment.array(name + ".table", SLOT)
+        table[:] = slots
+        table["pack"] += at[".image"]
+        table["news"] += at[".image"]
+        bank = mask_bank(bank_key(seed, _digest(image)), units + outputs)
+        segment.words(at[".bank"], bank.size // 2)[:] = bank.reshape(-1).view(np.int64)
+        record = segment.array(name, PLAN)[0]
+        for field in ("experts", "rungs", "n_tech", "n_news", "hidden_one", "hidden_two", "label_scale"):
+            record[field] = header[field]
+        for field in ("table", "cells", "bank", "scratch"):
+            record[field] = at["." + field]
+        record["symbols_max"], record["cell_size"], record["bank_rows"] = symbols_max, cell, BANK_ROWS
+        return cls(at[""], segment, manifest or {}, name)
+
+    @property
+    def id(self) -> str:
+        """The content hash under which the model is stored; empty for a bare image."""
+        return str(self.manifest.get("id", ""))
+
+    def counters(self) -> dict[str, int]:
+        """Return what was answered and what was refused, by reason."""
+        fields = (
+            "inferences",
+            "bad_expert",
+            "bad_symbol",
+            "nan_input",
+            "nan_output",
+            "news_busy",
+            "refreshes",
+        )
+        return {field: int(self._record[field]) for field in fields}
+
+    def served(self) -> list[int]:
+        """Return for each tag the expert that answers."""
+        return [int(expert) for expert in self._table["served"][:: int(self._record["rungs"])]]

@@ -1,0 +1,157 @@
+"""What the admin endpoint shows of a running system: snapshots of its memory as plain values."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from daemon.admin.text import average_px, money, time_text
+from daemon.config import config_hash
+from daemon.system import System
+from nimbus.messages import BUY
+from ringbuf.hot_thread import HotThread
+from ringbuf.jit import source_digest
+
+LAST_FILLS: Final = 20
+_SYMBOL_ORDERS_MAX: Final = 100
+_MS: Final = 1_000_000
+
+
+class SystemViews:
+    """Reads of one system; everything here runs on the control loop and writes nothing."""
+
+    def __init__(self, system: System, thread: HotThread) -> None:
+        self._system, self._thread = system, thread
+        self._started_ns = time.monotonic_ns()
+        self._beats = (-1, 0, time.monotonic_ns())  # messages, idle turns, when they last moved
+
+    def _beat_age_ns(self) -> int:
+        beats = (int(self._system.control["heartbeat"]), int(self._system.control["idle"]))
+        now_ns = time.monotonic_ns()
+        if beats != self._beats[:2]:
+            self._beats = (*beats, now_ns)
+        return now_ns - self._beats[2]
+
+    def health(self) -> tuple[bool, dict[str, Any]]:
+        """State, hashes and the hot loop's heartbeat; a loop whose capture has ended is healthy."""
+        system, age_ns = self._system, self._beat_age_ns()
+        running = self._thread.is_running
+        stale = running and age_ns > system.config.run.heartbeat_max_ms * _MS
+        faulty = self._thread.error is not None
+        agent = {
+            "name": "market", "placement": "inline", "core": self._thread.core, "running": running,
+            "beats": int(system.control["heartbeat"]), "age_ns": age_ns,
+        }  # fmt: skip
+        hashes = {
+            "config": config_hash(system.config), "code": source_digest(), "model": system.model.id,
+        }  # fmt: skip
+        return not (stale or faulty), {
+            "state": system.orders.kill_switch.state,
+            "role": "alone",
+            "epoch": system.config.epoch,
+            "uptime_ns": time.monotonic_ns() - self._started_ns,
+            "hashes": hashes,
+            "agents": [agent],
+            "clock": {"source": system.clock.kind_name, "market": time_text(system.now_ns)},
+        }
+
+    def positions(self) -> list[dict[str, Any]]:
+        """One row per symbol that traded or has open orders."""
+        text_of = self._system.books.symbol_text
+        rows = self._system.orders.positions(text_of)
+        return [self._position(symbol, row) for symbol, row in sorted(rows.items())]
+
+    def _position(self, symbol: str, row: dict[str, Any] | None) -> dict[str, Any]:
+        system, locate = self._system, self._system.books.locate_of(symbol)
+        held = system.orders.position_row(locate)
+        qty, limit = int(held["position_qty"]), system.config.risk.position_max
+        return {
+            "symbol": symbol,
+            "qty": qty,
+            "avg_px": average_px(int(held["basis"]), qty),
+            "mark_px": money(int(held["mark_px2"]) // 2),
+            "realized_pnl": money(row["realized_pnl_px4"] if row else 0),
+            "unrealized_pnl": money(row["unrealized_pnl_px4x2"] // 2 if row else 0),
+            "open_buy_qty": int(held["open_buy_qty"]),
+            "open_sell_qty": int(held["open_sell_qty"]),
+            "limit_qty": limit,
+            "limit_used": round(abs(qty) / limit, 4),
+            "as_of": time_text(system.now_ns),
+        }
+
+    def position(self, symbol: str) -> dict[str, Any] | None:
+        """One known symbol with its last orders; None for a symbol the feed has not announced."""
+        if self._system.books.locate_of(symbol) < 0:
+            return None
+        rows = self._system.orders.positions(self._system.books.symbol_text)
+        mine = [order for order in self.orders() if order["symbol"] == symbol]
+        return self._position(symbol, rows.get(symbol)) | {"orders": mine[-_SYMBOL_ORDERS_MAX:]}
+
+    def orders(self) -> list[dict[str, Any]]:
+        """Every order of the day, oldest first."""
+        return [
+            {
+                "cl_ord_id": row["cl_ord_id"],
+                "symbol": row["symbol"],
+                "side": "buy" if row["side"] == chr(BUY) else "sell",
+                "type": "limit",
+                "qty": row["qty"],
+                "price": money(row["px"]),
+                "leaves_qty": row["leaves_qty"],
+                "cum_qty": row["cum_qty"],
+                "avg_px": average_px(row["cost"], row["cum_qty"]),
+                "state": row["status"],
+                "strategy": row["strategy"],
+                "created_at": time_text(row["created_ns"]),
+                "updated_at": time_text(row["updated_ns"]),
+            }
+            for row in self._system.orders.orders(self._system.books.symbol_text)
+        ]
+
+    def latency(self) -> list[dict[str, Any]]:
+        """Percentiles of every stage."""
+        rows = []
+        for name, histogram in self._system.histograms.items():
+            shares = (50.0, 90.0, 99.0, 99.9)
+            values = histogram.percentiles(list(shares)) if histogram.count else [0] * len(shares)
+            names = ("p50_ns", "p90_ns", "p99_ns", "p999_ns")
+            rows.append(
+                {"name": name, "count": histogram.count, **dict(zip(names, map(int, values), strict=True)),
+                 "max_ns": int(histogram.largest) if histogram.count else 0}
+            )  # fmt: skip
+        return rows
+
+    def metrics(self) -> str:
+        """Prometheus text: counters as they stand in memory."""
+        system = self._system
+        feed, books, orders = system.feed.counters(), system.books.counters(), system.orders.counters()
+        lines = [
+            _metric("feed_packets_total", "counter", {"": feed["frames"]}),
+            _metric("feed_messages_total", "counter", {"": int(system.control["heartbeat"])}),
+            _metric("feed_gaps_total", "counter", {"": feed["gaps"]}),
+            _metric("feed_refused_total", "counter", _labelled("reason", system.feed.refused())),
+            _metric("book_updates_total", "counter", {"": books["tops"]}),
+            _metric(
+                "book_invalid_total", "counter", _labelled("reason", {"unknown_ref": books["unknown_ref"]})
+            ),
+            _metric("decision_total", "counter", _labelled("reason", system.strategy.model.counts())),
+            _metric("orders_sent_total", "counter", {"": orders["sent"]}),
+            _metric("orders_denied_total", "counter", _labelled("reason", system.orders.denials())),
+            _metric("fills_total", "counter", {"": orders["trades"]}),
+            _metric("journal_lost_total", "counter", {"": int(system.control["journal_lost"])}),
+            _metric("agent_heartbeat_age_seconds", "gauge", {"": self._beat_age_ns() / 1e9}),
+            _metric("state", "gauge", _labelled("state", {system.orders.kill_switch.state: 1})),
+        ]
+        positions = {row["symbol"]: row["qty"] for row in self.positions()}
+        lines.append(_metric("position_qty", "gauge", _labelled("symbol", positions)))
+        return "".join(lines)
+
+
+def _labelled(label: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {f'{{{label}="{name}"}}': value for name, value in values.items()}
+
+
+def _metric(name: str, kind: str, values: dict[str, Any]) -> str:
+    full = f"contrafusion_{name}"
+    rows = "".join(f"{full}{labels} {value}\n" for labels, value in values.items())
+    return f"# TYPE {full} {kind}\n{rows}" if rows else ""

@@ -1,0 +1,153 @@
+"""The daemon: the pipeline on a pinned hot thread, the control loop beside it.
+
+The hot thread plays the configured capture at recorded speed through the same loop kernel as a replay.  The
+control loop is the main thread: it drains the journal, answers the admin endpoint, watches the heartbeat and
+receives the signals.  When the capture has ended the endpoint stays up until SIGTERM or SIGINT.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import pathlib
+import signal
+import time
+from typing import Any, Final
+
+import uvloop
+from aiohttp import web
+
+from daemon.admin.app import build
+from daemon.admin.views import SystemViews
+from daemon.config import Config
+from daemon.errors import CommandError, output_folder
+from daemon.logs import logger
+from daemon.outcome import write
+from daemon.pipeline import NEED_INPUT, STOPPED, run_inline
+from daemon.replay import Replay
+from daemon.system import System, segment_size
+from daemon.warm import warm_up
+from nimbus.feed.capture import CaptureError
+from nimbus.journal.segments import JournalError
+from nimbus.messages import HALTED
+from nimbus.orders.kill_switch import JOURNAL
+from ringbuf.affinity import set_switch_interval, usable_cores
+from ringbuf.hot_thread import HotThread
+from ringbuf.segment import Segment, SegmentError, remove_orphans
+
+SEGMENT_NAME: Final = "contrafusion-{epoch}"
+FOREVER: Final = 1 << 62
+
+
+def create_segment(config: Config) -> Segment:
+    """Create the shared segment of this run, after removing those of dead owners."""
+    folder = pathlib.Path(config.segment_directory)
+    try:
+        for path in remove_orphans(folder):
+            logger("control").warning("orphan_removed", path=str(path))
+        path = folder / SEGMENT_NAME.format(epoch=config.epoch)
+        return Segment.create(path, segment_size(config), config.epoch)
+    except (SegmentError, OSError) as error:
+        raise CommandError(str(error)) from None
+
+
+class Daemon:
+    """Own one run: segment, system, hot thread, endpoint."""
+
+    def __init__(self, config: Config, capture: pathlib.Path) -> None:
+        self.config, self.log = config, logger("control")
+        self.folder = output_folder(pathlib.Path(config.run.folder))
+        self.segment = create_segment(config)
+        self.system = System(config, capture, segment=self.segment)
+        self.system.control["pace"] = 1.0 / config.feed.speed
+        warm_up(self.system.pipeline)
+        self.replay = Replay(self.system, self.folder)
+        self.system.control["drain_below"] = 0  # the control loop drains: the hot thread stays inside
+        core = config.run.core if config.run.core >= 0 else usable_cores()[-1]
+        stop = self.system.control_addr
+        self.thread = HotThread("market", self._crank, (), stop, core=core, on_error=self._fault)
+        self.views = SystemViews(self.system, self.thread)
+        self.ended = asyncio.Event()
+
+    def _crank(self) -> str:
+        """Keep the hot thread inside the kernel; it comes out for the next chunk of the file only."""
+        while True:
+            status = run_inline(self.system.pipeline, FOREVER)
+            try:
+                if status == STOPPED:
+                    return "stopped"
+                if status == NEED_INPUT and not self.system.source.refill():
+                    return "end of capture"
+            except CaptureError as error:
+                return str(error)
+
+    def _fault(self, name: str, error: BaseException) -> None:
+        self.log.error("hot_thread_fault", thread=name, error=repr(error))
+
+    async def _drain(self) -> None:
+        """Write the journal every few ms; the first error halts trading and is final."""
+        while True:
+            await asyncio.sleep(self.config.run.drain_ms / 1_000)
+            try:
+                self.replay.writer.drain()
+            except JournalError as error:
+                self.system.orders.kill_switch.set(JOURNAL, HALTED)
+                self.log.error("journal_failed", error=str(error))  # noqa: TRY400  one line, no traceback
+                return
+            if not self.thread.is_running and not self.ended.is_set():
+                self.log.info("capture_ended", result=str(self.thread.result))
+                self.ended.set()
+
+    async def main(self) -> None:
+        """Run until SIGTERM or SIGINT."""
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        runner = web.AppRunner(build(self.views), access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, self.config.admin.host, self.config.admin.port)
+        try:
+            await site.start()
+        except OSError as error:
+            await runner.cleanup()
+            at = f"{self.config.admin.host}:{self.config.admin.port}"
+            msg = f"admin endpoint {at}: {error.strerror or error}"
+            raise CommandError(msg) from None
+        self.system.arm("run", "the paper venue is armed at start")
+        gc.collect()
+        gc.freeze()
+        self.thread.start()
+        started = time.perf_counter()
+        self.log.info("started", admin=runner.addresses[0], core=self.thread.core, epoch=self.config.epoch,
+                      model=self.system.model.id, capture=str(self.system.capture))  # fmt: skip
+        drain = asyncio.create_task(self._drain())
+        await stop.wait()
+        drain.cancel()
+        await runner.cleanup()
+        self._stop(time.perf_counter() - started)
+
+    def _stop(self, elapsed_s: float) -> None:
+        """Stop the hot thread, cancel what works, close the journal, write the results."""
+        self.thread.request_stop()
+        if not self.thread.join(10.0):
+            self.log.error("hot_thread_stuck")
+            return
+        self.replay.elapsed_s = elapsed_s
+        self.replay.finish()
+        summary = write(self.replay, self.folder)
+        self.log.info("stopped", orders=summary["orders"], fills=summary["fills"],
+                      journal_hash=summary["journal_hash"], folder=str(self.folder))  # fmt: skip
+
+    def close(self) -> None:
+        """Remove the shared segment."""
+        self.segment.unlink()
+
+
+def run(config: Config, capture: pathlib.Path) -> None:
+    """Run the daemon until it is told to stop."""
+    set_switch_interval()
+    daemon: Any = Daemon(config, capture)
+    try:
+        uvloop.run(daemon.main())
+    finally:
+        daemon.close()

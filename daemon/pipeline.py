@@ -1,0 +1,254 @@
+"""The graph: every agent, every ring, every loop, on one screen.
+
+    1. source    capture or wire  -> PACKET
+    2. market    PACKET           -> books, tops, CHANGE, BOOK_EVENT
+    3. venue     WIRE out, CHANGE -> WIRE in            the paper exchange stands where the socket does
+    4. news      schedule         -> NEWS cells
+    5. strategy  BOOK_EVENT, FILL, NEWS -> INTENT, DECISION
+    6. orders    INTENT -> WIRE out;  WIRE in -> positions, FILL
+    7. journal   DECISION, orders -> rings -> segments on disk   (cold: see replay.py and live.py)
+
+`run_inline` is the placement `inline`: one thread, a fixed order of calls for each message, the packet's time
+as the clock.  It returns to Python only for more input, for a drain of the journal, or at the stop word.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from typing import Final
+
+from nimbus.feed.capture import next_packet
+from nimbus.feed.itch import DIRECTORY
+from nimbus.journal.log import append, free_slots
+from nimbus.journal.types import NEWS, RecordType
+from nimbus.market import BATCH_MAX, apply_message, fetch, take_packet
+from nimbus.messages import DECISION, INTENT_NEW
+from nimbus.messages import INTENT as INTENT_RECORD
+from nimbus.messages import NEWS as NEWS_RECORD
+from nimbus.orders.reports import receive
+from nimbus.orders.send import take_intent
+from nimbus.venue.paper import receive as venue_receive
+from nimbus.venue.queue_model import on_change
+from ringbuf.agent import should_stop
+from ringbuf.atomics import load_relaxed, pause, store_relaxed
+from ringbuf.clock import now_ns as clock_ns
+from ringbuf.histogram import record_value
+from ringbuf.jit import inlined, kernel
+from ringbuf.memory import clear, load_f64, load_i64, load_u8, store_f64, store_i64, store_u16, u1, u2
+from ringbuf.records import record
+from ringbuf.seqlock import VALUE_AT, cell_size
+from ringbuf.spsc import front, pop
+from strategy.agent import work
+from strategy.news import announce, apply_due
+
+# Why run_inline returned.
+NEED_INPUT, NEED_DRAIN, STOPPED = 0, 1, 2
+
+SAMPLE_MASK: Final = 15  # stages of every message are timed on one message in 16
+INTENTS_MAX: Final = 64
+
+CONTROL = record(
+    "CONTROL",
+    """
+    i8  stop          stop word (control loop)
+    7i8 pad0          zero
+    i8  heartbeat     market messages handled; moves while the loop lives (hot loop)
+    i8  now_ns        logical clock (hot loop)
+    i8  journal_lost  decisions and news the journal had no room for (hot loop)
+    i8  news_taken    news records applied (hot loop)
+    i8  idle          turns spent waiting for the recorded time (hot loop)
+    3i8 pad1          zero
+    i8  clock         address: CLOCK used to time stages and to pace
+    i8  drain_below   free journal slots below which the loop asks for a drain, 0 = never
+    f8  pace          wall nanoseconds per market nanosecond, 0 = as fast as it goes
+    i8  pace_market   market time at which pacing began, 0 = not yet
+    i8  pace_wall     clock at that moment
+    i8  feed_ns       address: histogram, packet or block to message
+    i8  book_ns       histogram, message to book and event
+    i8  strategy_ns   histogram, event to decision, inference included
+    i8  orders_ns     histogram, intent to bytes in the venue's ring: risk, pool, journal, encoding
+    i8  tick_ns       histogram, message to order handed over
+    6i8 pad2          zero
+    """,
+)
+_C, _D, _I, _N = CONTROL.at, DECISION.at, INTENT_RECORD.at, NEWS.at
+_NEWS, _DECISION_SIZE, _NEWS_TAKEN_SIZE = NEWS_RECORD.at, DECISION.size, NEWS.size
+_NEWS_CELL: Final = cell_size(NEWS_RECORD)
+_EMBEDDING_WORDS: Final = (NEWS_RECORD.size - NEWS_RECORD.at.embedding) // 8
+_R, _SYMBOL_AT, _LOCATE_AT = DIRECTORY.code, DIRECTORY.at.symbol, DIRECTORY.at.locate
+_DECISION_TYPE, _NEWS_TYPE = int(RecordType.DECISION), int(RecordType.NEWS)
+
+# Addresses (and the states of market and books): everything the loop needs.
+Pipeline = namedtuple(
+    "Pipeline",
+    [
+        "source", "market", "venue", "schedule", "news", "strategy", "intents", "decisions", "orders",
+        "strategy_stream", "orders_stream", "news_taken", "control",
+    ],
+)  # fmt: skip
+
+
+@inlined
+def _add(addr: int, step: int) -> None:
+    store_i64(addr, load_i64(addr) + step)
+
+
+@inlined
+def _time(p: Pipeline) -> int:
+    return clock_ns(load_i64(p.control + _C.clock))
+
+
+@inlined
+def _record_news(p: Pipeline, locate: int, now_ns: int) -> None:
+    """Journal that a news record now holds for a symbol."""
+    cell, taken = p.news + locate * _NEWS_CELL, p.news_taken
+    news = cell + VALUE_AT
+    clear(taken, _NEWS_TAKEN_SIZE)
+    store_i64(taken + _N.version, load_relaxed(cell))
+    for field, source in (
+        (_N.item_id, _NEWS.item_id),
+        (_N.received_ns, _NEWS.received_ns),
+        (_N.material_ns, _NEWS.material_ns),
+    ):
+        store_i64(taken + field, load_i64(news + source))
+    store_f64(taken + _N.score, load_f64(news + _NEWS.score))
+    mixed = 0
+    for word in range(_EMBEDDING_WORDS):
+        mixed = (mixed ^ load_i64(news + _NEWS.embedding + word * 8)) * 1099511628211
+    store_i64(taken + _N.embedding_digest, mixed)
+    store_u16(taken + _N.locate, locate)
+    if append(p.strategy_stream, _NEWS_TYPE, taken, _NEWS_TAKEN_SIZE, now_ns) == 0:
+        _add(p.control + _C.journal_lost, 1)
+
+
+@inlined
+def _news(p: Pipeline, now_ns: int) -> None:
+    """4. Let the news that has been received by now reach its cells."""
+    if p.schedule == 0:
+        return
+    for _ in range(BATCH_MAX):
+        locate = apply_due(p.schedule, p.news, now_ns)
+        if locate < 0:
+            break
+        _add(p.control + _C.news_taken, 1)
+        _record_news(p, locate, now_ns)
+
+
+@inlined
+def _pass_on(p: Pipeline, now_ns: int, started_ns: int) -> None:
+    """Journal the decisions, then hand the intents to the orders agent (6): journal before wire."""
+    for _ in range(BATCH_MAX):
+        decision = front(p.decisions)
+        if decision == 0:
+            break
+        if append(p.strategy_stream, _DECISION_TYPE, decision, _DECISION_SIZE, now_ns) == 0:
+            _add(p.control + _C.journal_lost, 1)
+        pop(p.decisions)
+    for _ in range(INTENTS_MAX):
+        intent = front(p.intents)
+        if intent == 0:
+            break
+        before_ns = _time(p)
+        is_order = load_u8(intent + _I.kind) == INTENT_NEW
+        reason = take_intent(p.orders, intent, now_ns)
+        pop(p.intents)
+        after_ns = _time(p)
+        record_value(load_i64(p.control + _C.orders_ns), after_ns - before_ns)
+        if reason == 0 and is_order and started_ns > 0:
+            record_value(load_i64(p.control + _C.tick_ns), after_ns - started_ns)
+
+
+@kernel
+def settle(p: Pipeline, now_ns: int) -> None:
+    """Let what is under way between us and the venue arrive by now_ns, without market data."""
+    venue_receive(p.venue, p.market.books, now_ns)
+    receive(p.orders, now_ns)
+    work(p.strategy, now_ns, 0)
+    _pass_on(p, now_ns, 0)
+
+
+@inlined
+def _step(p: Pipeline, message: int, now_ns: int, started_ns: int, is_sampled: bool) -> None:
+    """Run one message through agents 2 to 6."""
+    venue_receive(p.venue, p.market.books, now_ns)
+    fetched_ns = _time(p) if is_sampled else 0
+    flags = apply_message(p.market, message)
+    applied_ns = _time(p) if is_sampled else 0
+    if flags > 0:
+        on_change(p.venue, p.market.books, p.market.change, now_ns)
+    if p.schedule != 0 and u1(message) == _R:
+        announce(p.schedule, load_i64(message + _SYMBOL_AT), u2(message + _LOCATE_AT))
+    receive(p.orders, now_ns)
+    thinking_ns = _time(p) if is_sampled else 0
+    handled = work(p.strategy, now_ns, BATCH_MAX)
+    if is_sampled:
+        record_value(load_i64(p.control + _C.book_ns), applied_ns - fetched_ns)
+        if handled > 0:
+            record_value(load_i64(p.control + _C.strategy_ns), _time(p) - thinking_ns)
+    _pass_on(p, now_ns, started_ns)
+
+
+@inlined
+def _may_pass(p: Pipeline, market_ns: int) -> bool:
+    """Say whether the recorded time of the packet in hand has come; always so without pacing."""
+    pace = load_f64(p.control + _C.pace)
+    if pace == 0.0:
+        return True
+    wall_ns = _time(p)
+    if load_i64(p.control + _C.pace_market) == 0:
+        store_i64(p.control + _C.pace_market, market_ns)
+        store_i64(p.control + _C.pace_wall, wall_ns)
+    due = load_i64(p.control + _C.pace_wall) + (market_ns - load_i64(p.control + _C.pace_market)) * pace
+    return wall_ns >= due
+
+
+@inlined
+def _wait(p: Pipeline, market_ns: int) -> bool:
+    """Wait for the recorded time of the packet in hand; False when the stop word was set meanwhile."""
+    while not _may_pass(p, market_ns):
+        if should_stop(p.control):
+            return False
+        _add(p.control + _C.idle, 1)
+        pause()
+    return True
+
+
+@inlined
+def _lacks_room(p: Pipeline) -> bool:
+    """Say whether a journal ring should be drained before the next message."""
+    least = load_i64(p.control + _C.drain_below)
+    return least > 0 and (free_slots(p.strategy_stream) < least or free_slots(p.orders_stream) < least)
+
+
+@kernel
+def run_inline(p: Pipeline, messages_max: int) -> int:
+    """Run the pipeline; return NEED_INPUT, NEED_DRAIN (also after messages_max messages) or STOPPED.
+
+    NEED_INPUT: the source's chunk is used up, or the source is at fault: its owner knows.
+    """
+    count = load_relaxed(p.control + _C.heartbeat)
+    last = count + messages_max
+    now_ns = load_i64(p.control + _C.now_ns)
+    while count < last:
+        started_ns = _time(p)
+        message = fetch(p.market)
+        if message == 0:
+            if should_stop(p.control):
+                return STOPPED
+            if next_packet(p.source, p.market.packet) <= 0:
+                return NEED_INPUT
+            now_ns = take_packet(p.market)
+            store_i64(p.control + _C.now_ns, now_ns)
+            if not _wait(p, now_ns):
+                return STOPPED
+            _news(p, now_ns)
+            continue
+        count += 1
+        is_sampled = count & SAMPLE_MASK == 0
+        if is_sampled:
+            record_value(load_i64(p.control + _C.feed_ns), _time(p) - started_ns)
+        _step(p, message, now_ns, started_ns, is_sampled)
+        store_relaxed(p.control + _C.heartbeat, count)
+        if _lacks_room(p):
+            break
+    return NEED_DRAIN

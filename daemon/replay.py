@@ -1,0 +1,113 @@
+"""Turn the crank of a system in the placement `inline`: deterministic, from the first packet to the last.
+
+The loop kernel runs until it wants more input or room in the journal; between its calls this module brings
+the next chunk, drains the journal and draws the progress.  At the end of the capture working orders are
+cancelled and what is under way arrives, so that the journal ends with nothing in the air.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from typing import Any, Final
+
+import numpy as np
+
+from daemon.errors import CommandError, writing
+from daemon.pipeline import NEED_DRAIN, NEED_INPUT, STOPPED, run_inline, settle
+from daemon.system import CONTROL_STREAM, System
+from nimbus.book.snapshot import state_hash
+from nimbus.feed.capture import CaptureError
+from nimbus.feed.decode import close_feed
+from nimbus.journal.segments import JournalError
+from nimbus.journal.types import RUN_END, RecordType
+from nimbus.journal.writer import JournalWriter, erase
+from nimbus.orders.send import cancel_all
+
+MESSAGES_A_CALL: Final = 1 << 18
+SETTLE_STEPS: Final = 8
+JOURNAL_FOLDER: Final = "journal"
+_BLOCK_RECORDS_PER_MIB: Final = 2  # 128-byte records, 4,096 a block: half a MiB
+
+
+class Replay:
+    """One replay of a system, with its journal in `folder`/journal (an earlier one there is replaced)."""
+
+    def __init__(self, system: System, folder: pathlib.Path) -> None:
+        self.system, self.folder = system, folder / JOURNAL_FOLDER
+        config = system.config.journal
+        try:
+            with writing(self.folder):
+                if self.folder.is_dir():
+                    erase(self.folder)
+            self.writer = JournalWriter(
+                self.folder,
+                system.streams,
+                epoch=system.config.epoch,
+                blocks=config.segment_mib * _BLOCK_RECORDS_PER_MIB,
+                durable=config.durable,
+            )
+        except JournalError as error:
+            raise CommandError(str(error)) from None
+        system.control["drain_below"] = config.ring_records // 2
+        self.elapsed_s = 0.0
+        self.stopped = False
+
+    def run(self, progress: Any = None) -> None:
+        """Run to the end of the capture; progress.update(n) is called with the messages handled."""
+        system = self.system
+        system.arm("replay", "a replay arms the paper venue by itself")
+        started = time.perf_counter()
+        try:
+            done = 0
+            while True:
+                status = run_inline(system.pipeline, MESSAGES_A_CALL)
+                self.writer.drain()
+                if progress is not None:
+                    progress.update(int(system.control["heartbeat"]) - done)
+                    done = int(system.control["heartbeat"])
+                self.stopped = status == STOPPED
+                if self.stopped or (status == NEED_INPUT and not system.source.refill()):
+                    break
+                assert status in (NEED_INPUT, NEED_DRAIN)
+            close_feed(system.feed.addr)
+            self.finish()
+        except CaptureError as error:
+            raise CommandError(str(error)) from None
+        except JournalError as error:
+            raise CommandError(str(error)) from None
+        self.elapsed_s = time.perf_counter() - started
+
+    def finish(self) -> None:
+        """Cancel what works, let everything under way arrive, write the last record, close the journal."""
+        system = self.system
+        latency = system.config.venue.order_latency_us + system.config.venue.report_latency_us
+        now_ns, step_ns = system.now_ns, int(latency * 1_000) + 1_000
+        for step in range(SETTLE_STEPS):
+            now_ns += step_ns
+            if step == 1:
+                cancel_all(system.orders.addr, 0, now_ns)
+            settle(system.pipeline, now_ns)
+            self.writer.drain()
+        system.orders.refresh_marks()
+        system.streams[CONTROL_STREAM].append(RecordType.RUN_END, self._run_end(), now_ns)
+        self.writer.close()
+
+    def _run_end(self) -> Any:
+        system, counters = self.system, self.system.orders.counters()
+        end = np.zeros(1, RUN_END.dtype)[0]
+        end["packets"] = system.feed.counters()["frames"]
+        end["messages"] = system.control["heartbeat"]
+        end["decisions"] = system.strategy.counters()["decision"]
+        end["orders"], end["fills"] = counters["sent"], counters["trades"]
+        end["denials"] = counters["denied"]
+        end["refused"] = sum(stream.refused for stream in system.streams)
+        end["book_state_hash"] = state_hash(system.books.state)
+        rows = system.orders.positions(system.books.symbol_text).values()
+        end["realized_pnl"] = sum(row["realized_pnl_px4"] for row in rows)
+        return end
+
+    @property
+    def journal_hash(self) -> str:
+        """The chain over the whole journal."""
+        return self.writer.journal_hash

@@ -1,0 +1,241 @@
+"""One built pipeline: every owner in its order, from a configuration and a capture.
+
+The same system serves replay, `run` and training; what differs is who turns the crank (replay.py, live.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import pathlib
+from typing import Any, Final
+
+import numpy as np
+
+from daemon.config import Config, config_hash
+from daemon.errors import CommandError
+from daemon.model import load_model
+from daemon.pipeline import CONTROL, Pipeline
+from nimbus.book.layout import BOOK
+from nimbus.book.owner import Books, table_sizes
+from nimbus.feed.capture import CaptureError, CaptureSource
+from nimbus.feed.decode import Feed
+from nimbus.journal.log import Stream
+from nimbus.journal.types import NEWS as NEWS_TAKEN
+from nimbus.journal.types import RUN_START, STATE_CHANGE, RecordType
+from nimbus.market import Market
+from nimbus.messages import DISARMED, JOURNAL, LAYOUT_VERSION, NEWS, PAPER
+from nimbus.orders.agent import Orders
+from nimbus.orders.kill_switch import OPERATOR
+from nimbus.venue.paper import Venue
+from ringbuf.clock import MONOTONIC, TSC, Clock
+from ringbuf.histogram import Histogram
+from ringbuf.jit import source_digest
+from ringbuf.segment import Segment
+from ringbuf.seqlock import create_cells
+from strategy.agent import Strategy
+from strategy.news import NewsConfig, NewsSchedule, build_schedule
+from strategy.news_file import news_path, read_news
+from strategy.sentiment import create_provider
+
+STAGES: Final = ("feed", "book", "strategy", "inference", "orders", "tick_to_order")
+CONTROL_STREAM, STRATEGY_STREAM, ORDERS_STREAM = 0, 1, 2
+_STAGE_WORDS: Final = {
+    "feed": "feed_ns", "book": "book_ns", "strategy": "strategy_ns", "orders": "orders_ns",
+    "tick_to_order": "tick_ns",
+}  # fmt: skip
+_SPARE: Final = 128 << 20
+_SYMBOL_BYTES: Final = 32 << 10  # features, contradiction, holdings, news, cached news halves, positions
+_PX_SCALE: Final = 10_000
+
+
+def _limits(config: Config) -> dict[str, Any]:
+    risk = config.risk
+    return {
+        "qty_max": risk.order_qty_max,
+        "lot_qty": risk.lot_qty,
+        "notional_max": risk.order_notional_max * _PX_SCALE,
+        "collar_bp": risk.collar_bp,
+        "rate_per_s": risk.orders_per_s,
+        "rate_burst": risk.orders_burst,
+        "position_max": risk.position_max,
+        "open_orders_max": risk.open_orders_max,
+        "symbol_open_orders_max": risk.symbol_open_orders_max,
+        "stale_after_ns": risk.stale_after_ms * 1_000_000,
+        "sigma_max": risk.sigma_max,
+    }
+
+
+def open_capture(path: pathlib.Path, config: Config, segment: Segment) -> CaptureSource:
+    """Open a capture; raises CommandError with one line when it cannot be used."""
+    try:
+        return CaptureSource.open(path, date=dt.date.fromisoformat(config.feed.date), segment=segment)
+    except CaptureError as error:
+        raise CommandError(str(error)) from None
+
+
+@dataclasses.dataclass(slots=True)
+class News:
+    """The schedule of a replay's news, and what reading it counted."""
+
+    schedule: NewsSchedule | None
+    counts: dict[str, int]
+
+
+def read_schedule(capture: pathlib.Path, config: Config) -> News:
+    """Read and score the news of a capture; none when there is no file and none was asked for."""
+    asked = config.news.file
+    path = pathlib.Path(asked) if asked else news_path(capture)
+    if not asked and not path.exists():
+        return News(None, {})
+    try:
+        items = read_news(path)
+    except OSError as error:
+        msg = f"news {path}: {error.strerror or error}"
+        raise CommandError(msg) from None
+    settings = NewsConfig(half_life_ns=int(config.news.half_life_s * 1e9))
+    provider = create_provider(config.news.provider)
+    schedule, counts = build_schedule(items.items, provider, settings, config.book.symbols_max)
+    return News(schedule, counts | {"malformed": items.counts["malformed"]})
+
+
+class System:
+    """Own every agent of one run; `pipeline` goes to the loop kernels.
+
+    recorder: address of a feature recorder for training, 0 = none.
+    """
+
+    def __init__(
+        self, config: Config, capture: pathlib.Path, *, segment: Segment | None = None, recorder: int = 0
+    ) -> None:
+        self.config, self.capture = config, capture
+        self.segment = segment or Segment.anonymous(segment_size(config))
+        self.source = open_capture(capture, config, self.segment)
+        self.news = read_schedule(capture, config)
+        symbols_max = config.book.symbols_max
+        self.feed = Feed(self.segment, strict=config.feed.checksums == "refuse")
+        self.books = Books(
+            self.segment,
+            symbols_max=symbols_max,
+            live_orders_max=config.book.live_orders_max,
+            levels_max=config.book.levels_max,
+        )
+        self.market = Market(self.segment, self.feed, self.books)
+        self.streams = [
+            Stream(self.segment, number, epoch=config.epoch, capacity=config.journal.ring_records)
+            for number in (CONTROL_STREAM, STRATEGY_STREAM, ORDERS_STREAM)
+        ]
+        self.orders = self._orders()
+        self.venue = self._venue()
+        self.news_cells = create_cells(self.segment, "news", symbols_max, NEWS)
+        self.model = load_model(config, self.segment, symbols_max)
+        self.strategy = self._strategy(recorder)
+        self.histograms = {stage: Histogram.create(self.segment, f"latency.{stage}") for stage in STAGES}
+        self.clock = Clock(self.segment, "clock", TSC, origin=MONOTONIC)
+        self._control()
+        self.pipeline = Pipeline(
+            source=self.source.state,
+            market=self.market.state,
+            venue=self.venue.addr,
+            schedule=self.news.schedule.addr if self.news.schedule else 0,
+            news=self.news_cells,
+            strategy=self.strategy.addr,
+            intents=self.strategy.intents,
+            decisions=self.strategy.decisions,
+            orders=self.orders.addr,
+            strategy_stream=self.streams[STRATEGY_STREAM].addr,
+            orders_stream=self.streams[ORDERS_STREAM].addr,
+            news_taken=self.segment.allocate("news.taken", NEWS_TAKEN.size),
+            control=self.control_addr,
+        )
+
+    def _orders(self) -> Orders:
+        config, books = self.config, self.books.state
+        orders = Orders(
+            self.segment,
+            symbols=books.books + BOOK.at.symbol,
+            symbols_stride=BOOK.size,
+            symbols_max=config.book.symbols_max,
+            tops=books.tops,
+            stream=self.streams[ORDERS_STREAM],
+            day_orders_max=config.orders.day_orders_max,
+            open_orders_max=config.risk.open_orders_max,
+            timestamp_digits=config.orders.timestamp_digits,
+            limits=_limits(config),
+        )
+        orders.log_on()
+        return orders
+
+    def _venue(self) -> Venue:
+        config = self.config
+        return Venue(
+            self.segment,
+            orders_ring=self.orders.out,
+            reports_ring=self.orders.inbound,
+            symbols_max=config.book.symbols_max,
+            live_orders_max=config.book.live_orders_max,
+            orders_max=config.venue.resting_orders_max,
+            order_latency_ns=int(config.venue.order_latency_us * 1_000),
+            report_latency_ns=int(config.venue.report_latency_us * 1_000),
+            epoch=config.epoch,
+        )
+
+    def _strategy(self, recorder: int) -> Strategy:
+        config = self.config
+        strategy = Strategy(
+            self.segment,
+            config.book.symbols_max,
+            events=self.market.events,
+            fills=self.orders.fills,
+            news=self.news_cells if self.news.schedule else 0,
+            plan=self.model.state,
+            recorder=recorder,
+            interval_ns=config.strategy.interval_ms * 1_000_000,
+            journal_decisions=config.journal.decisions,
+            trading=config.strategy.trading(),
+            contradiction=config.strategy.contradiction(),
+        )
+        self.model.apply(strategy.normalisation)
+        return strategy
+
+    def _control(self) -> None:
+        self.control_addr = self.segment.allocate("control", CONTROL.size)
+        self.control: Any = self.segment.array("control", CONTROL)[0]
+        self.control["clock"] = self.clock.addr
+        for stage, word in _STAGE_WORDS.items():
+            self.control[word] = self.histograms[stage].addr
+        self.strategy.head["clock"] = self.clock.addr
+        self.strategy.head["inference_ns"] = self.histograms["inference"].addr
+
+    @property
+    def now_ns(self) -> int:
+        """The logical clock."""
+        return int(self.control["now_ns"])
+
+    def arm(self, who: str, why: str) -> None:
+        """Journal the start of the run and enter PAPER (replay and the paper venue arm themselves)."""
+        start = np.zeros(1, RUN_START.dtype)[0]
+        start["seed"], start["epoch"] = self.config.seed, self.config.epoch
+        start["layout_version"] = LAYOUT_VERSION
+        start["config_digest"] = np.frombuffer(bytes.fromhex(config_hash(self.config)), np.uint8)
+        start["model_digest"] = np.frombuffer(self.model.digest, np.uint8)
+        start["code_digest"][:8] = np.frombuffer(bytes.fromhex(source_digest()), np.uint8)
+        change = np.zeros(1, STATE_CHANGE.dtype)[0]
+        change["old"], change["new"], change["who"], change["why"] = DISARMED, PAPER, who, why
+        control = self.streams[CONTROL_STREAM]
+        control.append(RecordType.RUN_START, start, self.now_ns)
+        control.append(RecordType.STATE_CHANGE, change, self.now_ns)
+        self.orders.kill_switch.set(OPERATOR, PAPER)
+
+
+def segment_size(config: Config) -> int:
+    """Return the bytes to map for a system: its tables, and room for the small areas between them.
+
+    Untouched pages cost nothing, so this is generous; an area that does not fit is a MemoryError at start.
+    """
+    book, orders = config.book, config.orders
+    symbols = book.symbols_max * _SYMBOL_BYTES
+    tables = sum(table_sizes(book.symbols_max, book.live_orders_max, book.levels_max).values())
+    pool = orders.day_orders_max * 1_024
+    journal = (ORDERS_STREAM + 1) * config.journal.ring_records * JOURNAL.size
+    return tables + symbols + pool + journal + 16 * book.live_orders_max + _SPARE

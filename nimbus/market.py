@@ -1,0 +1,138 @@
+"""The market agent: packets in, books and BOOK_EVENTs out.
+
+One call of `fetch` gives the next message, in order and once; `apply_message` applies it and publishes.  The
+live loop calls both up to BATCH_MAX times a cycle; `inline` calls them once, so that the venue steps between.
+A run that begins anew empties the books; missing messages mark every book: nobody knows whose they were.
+Written by the market loop only.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from typing import Any, Final
+
+from nimbus.book.book import apply
+from nimbus.book.layout import BookState
+from nimbus.book.owner import Books
+from nimbus.book.publish import mark_all, write_event
+from nimbus.book.reset import reset
+from nimbus.feed.decode import Feed, next_message, open_packet
+from nimbus.feed.state import FEED
+from nimbus.messages import (
+    BOOK_EVENT,
+    BOOK_INCOMPLETE,
+    BOOK_STALE,
+    CHANGE,
+    DEPTH_CHANGED,
+    PACKET,
+    STATE_CHANGED,
+    TOP_CHANGED,
+    TRADED,
+)
+from ringbuf.jit import inlined, kernel
+from ringbuf.memory import load_i64, store_i64
+from ringbuf.records import record
+from ringbuf.segment import Segment
+from ringbuf.spsc import claim, create_ring, publish
+
+BATCH_MAX: Final = 256
+EVENTS_CAPACITY: Final = 4_096
+_WORTH_TELLING: Final = TOP_CHANGED | TRADED | STATE_CHANGED
+
+MARKET = record(
+    "MARKET",
+    """
+    i8  run         run of the feed that the books hold
+    i8  marks       BOOK_STALE, BOOK_INCOMPLETE: what all books are marked with
+    i8  messages    messages applied
+    i8  events      BOOK_EVENTs published
+    i8  lost        BOOK_EVENTs not published: the ring was full
+    i8  now_ns      time of the packet in hand; never falls
+    i8  bad         messages that the books refused
+    i8  pad         zero
+    """,
+)
+_F, _M = FEED.at, MARKET.at
+
+MarketState = namedtuple("MarketState", ["feed", "books", "change", "packet", "events", "words"])
+
+
+@kernel
+def renew(market: MarketState) -> None:
+    """Follow the feed into a new run, or mark the books because messages are missing."""
+    run = load_i64(market.feed + _F.run)
+    marks = BOOK_STALE * load_i64(market.feed + _F.stale)
+    marks += BOOK_INCOMPLETE * load_i64(market.feed + _F.incomplete)
+    if run != load_i64(market.words + _M.run):
+        if load_i64(market.words + _M.run) != 0:
+            reset(market.books)
+        store_i64(market.words + _M.run, run)
+        store_i64(market.words + _M.marks, 0)
+    before = load_i64(market.words + _M.marks)
+    if marks != before:
+        mark_all(market.books, marks, before & ~marks)
+        store_i64(market.words + _M.marks, marks)
+
+
+@inlined
+def take_packet(market: MarketState) -> int:
+    """Open the PACKET in hand and move the clock; return its time."""
+    open_packet(market.feed, market.packet)
+    now_ns = max(load_i64(market.words + _M.now_ns), load_i64(market.feed + _F.recv_ns))
+    store_i64(market.words + _M.now_ns, now_ns)
+    renew(market)
+    return now_ns
+
+
+@inlined
+def fetch(market: MarketState) -> int:
+    """Return the address of the next message of the packet in hand, 0 when it is used up."""
+    return next_message(market.feed)
+
+
+@inlined
+def apply_message(market: MarketState, message: int) -> int:
+    """Apply a message to its book and tell the strategy when top, trade or state changed.
+
+    Returns the flags of BOOK_EVENT, or the negative status of a message that was refused (and counted).
+    """
+    words = market.words
+    seq, recv_ns = load_i64(market.feed + _F.seq), load_i64(market.feed + _F.recv_ns)
+    flags = apply(market.books, message, seq, recv_ns, market.change)
+    store_i64(words + _M.messages, load_i64(words + _M.messages) + 1)
+    if flags < 0:
+        store_i64(words + _M.bad, load_i64(words + _M.bad) + 1)
+    elif flags & _WORTH_TELLING:
+        event = claim(market.events)
+        if event == 0:
+            store_i64(words + _M.lost, load_i64(words + _M.lost) + 1)
+        else:
+            write_event(market.books, market.change, event)
+            publish(market.events)
+            store_i64(words + _M.events, load_i64(words + _M.events) + 1)
+    return flags
+
+
+class Market:
+    """Own the market agent's memory: its PACKET, its CHANGE, its words and the BOOK_EVENT ring."""
+
+    def __init__(self, segment: Segment, feed: Feed, books: Books) -> None:
+        self.feed, self.books = feed, books
+        self.events = create_ring(segment, "market.events", EVENTS_CAPACITY, BOOK_EVENT)
+        self.state = MarketState(
+            feed=feed.addr,
+            books=books.state,
+            change=segment.allocate("market.change", CHANGE.size),
+            packet=segment.allocate("market.packet", PACKET.size),
+            events=self.events,
+            words=segment.allocate("market", MARKET.size),
+        )
+        self.words: Any = segment.array("market", MARKET)[0]
+
+    @property
+    def now_ns(self) -> int:
+        """Time of the packet in hand."""
+        return int(self.words["now_ns"])
+
+
+__all__ = ["BATCH_MAX", "DEPTH_CHANGED", "BookState", "Market", "MarketState", "apply_message", "fetch"]

@@ -1,0 +1,406 @@
+"""The strategy agent: market events in, decisions and intents out.
+
+    FILL ring -> holdings          BOOK_EVENT ring -> features -> tag -> expert -> decision -> INTENT ring
+                                                                            |
+                                     NEWS cell of the symbol                +-> DECISION ring (journal)
+
+Fills are taken first.  Every event updates the features; a new top of book or trading state makes a
+decision.  Written by the strategy loop alone; it reads the news cells through their seqlock and puts the
+version it read into the decision.  Without a plan ("model off") features and tags run, and a decision is
+written when a tag has changed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+from bicep.plan import INFERENCE, infer, refresh_news
+from bicep.plan import OK as ANSWERED
+from nimbus.messages import (
+    BOOK_EVENT,
+    BOOK_HALTED,
+    DECISION,
+    EXPERT_FAULT,
+    EXPERT_OFF,
+    FILL,
+    INTENT,
+    NEWS,
+    STATE_CHANGED,
+    TAG_NAMES,
+    TOP_CHANGED,
+)
+from ringbuf.atomics import load_relaxed
+from ringbuf.clock import now_ns as clock_ns
+from ringbuf.histogram import record_value
+from ringbuf.jit import inlined, kernel
+from ringbuf.memory import (
+    clear,
+    load_f64,
+    load_i64,
+    load_u8,
+    load_u16,
+    load_u32,
+    store_f64,
+    store_i64,
+    store_u8,
+    store_u16,
+    store_u32,
+)
+from ringbuf.records import CACHE_LINE, record
+from ringbuf.segment import Segment
+from ringbuf.seqlock import cell_size, read
+from ringbuf.spsc import claim, create_ring, front, pop, publish, try_push
+from strategy.contradiction import ContradictionEngine, item_of, reason_of, tag, tag_of
+from strategy.features import (
+    COLUMNS,
+    VECTOR_WRITTEN,
+    Features,
+    Normalisation,
+    normalise,
+    update,
+    vector_at,
+    volatility,
+    warm_mask,
+)
+from strategy.recorder import is_full, write_row
+from strategy.trading_model import TradingModel, cancel_overdue, decide, find_overdue, on_fill
+
+JOURNAL_ALL, JOURNAL_ACTIONS = 0, 1
+JOURNAL: Final = {"all": JOURNAL_ALL, "actions": JOURNAL_ACTIONS}
+NEWS_AGE_NONE: Final = (1 << 32) - 1
+FILLS_MAX: Final = 256  # fills taken in one duty cycle
+
+STRATEGY = record(
+    "STRATEGY",
+    """
+    i8  features      address: Features
+    i8  normalisation address: Normalisation
+    i8  engine        address: ContradictionEngine
+    i8  model         address: TradingModel
+    i8  plan          address: a plan, 0 = model off
+    i8  news          address of the NEWS cells by locate, 0 = no news
+    i8  recorder      address: Recorder, 0 = none
+    i8  events        ring of BOOK_EVENT, in
+    i8  fills         ring of FILL, in
+    i8  intents       ring of INTENT, out
+    i8  decisions     ring of DECISION, out, to the journal
+    i8  symbols_max   locates below it are known
+    i8  interval_ns   a symbol asks the model at most so often, by exchange time; 0 = each change
+    i8  journal       JOURNAL_ALL or JOURNAL_ACTIONS
+    i8  journal_tags  1 = with the model off, a changed tag is journalled
+    i8  seen          address: news version and time of the last decision, by locate
+    i8  decision      decisions so far: the number of the last one
+    i8  handled       events taken
+    i8  filled        fills taken
+    i8  intended      intents pushed
+    i8  asked         inferences asked for
+    i8  faults        inferences refused
+    i8  lost          decisions that found their ring full
+    i8  news_torn     news cells that could not be read
+    3i8 tags          decisions by tag
+    i8  clock         address: CLOCK that times inference, 0 = not timed
+    i8  inference_ns  address: histogram of inference
+    3i8 pad           zero
+    """,
+)
+
+SEEN = record(
+    "SEEN",
+    """
+    i8  news_version  version of the news cell whose embedding the plan holds
+    i8  decided_ns    exchange time of the last decision
+    """,
+    line=16,
+)
+
+SCRATCH = record(
+    "STRATEGY_SCRATCH",
+    f"""
+    {DECISION.size}u1  decision   the decision in the making
+    {INFERENCE.size}u1 inference  the expert's answer
+    {COLUMNS}f8 inputs       normalised features
+    {NEWS.size}u1      news  the symbol's news record
+    """,
+)
+
+_AT, _EVENT, _DECISION, _NEWS = STRATEGY.at, BOOK_EVENT.at, DECISION.at, NEWS.at
+_INFERENCE, _SCRATCH, _SEEN = INFERENCE.at, SCRATCH.at, SEEN.at
+_HEAD_SIZE, _SEEN_SIZE, _DECISION_SIZE, _NEWS_SIZE = STRATEGY.size, SEEN.size, DECISION.size, NEWS.size
+_NEWS_CELL: Final = cell_size(NEWS)
+_DECIDES = TOP_CHANGED | STATE_CHANGED
+_TRADING = ord("T")
+_HASH_START: Final = -3750763034362895579  # FNV-1a's offset basis and prime, on words instead of bytes
+_HASH_PRIME: Final = 1099511628211
+
+
+@inlined
+def _add(addr: int, step: int) -> None:
+    store_i64(addr, load_i64(addr) + step)
+
+
+@kernel
+def digest(vector: int) -> int:
+    """Return a 64-bit hash of the 32 float64 at vector: FNV-1a over words, upper half folded down."""
+    value: int = _HASH_START
+    for column in range(COLUMNS):
+        value = (value ^ load_i64(vector + column * 8)) * _HASH_PRIME
+        value ^= (value >> 32) & 0xFFFFFFFF
+    return value
+
+
+@inlined
+def _read_news(strategy: int, locate: int, news: int) -> int:
+    """Copy the head of the symbol's news record to news, and tell the plan of a new one; return its version.
+
+    Without news the record is zeros and the version 0.  A torn read counts and gives the same.
+    """
+    cells, plan = load_i64(strategy + _AT.news), load_i64(strategy + _AT.plan)
+    cell = cells + locate * _NEWS_CELL
+    if cells == 0 or load_relaxed(cell) == 0:
+        clear(news, CACHE_LINE)
+        return 0
+    seen = load_i64(strategy + _AT.seen) + locate * _SEEN_SIZE + _SEEN.news_version
+    is_new = plan != 0 and load_relaxed(cell) != load_i64(seen)
+    version = read(cell, news, _NEWS_SIZE if is_new else CACHE_LINE)
+    if version < 0:
+        _add(strategy + _AT.news_torn, 1)
+        clear(news, CACHE_LINE)
+        return 0
+    if is_new:
+        refresh_news(plan, locate, news + _NEWS.embedding)
+        store_i64(seen, version)
+    return version
+
+
+@inlined
+def _open_decision(strategy: int, event: int, now_ns: int, locate: int, version: int) -> int:
+    """Begin the decision record in the scratch area with what was seen; return its address."""
+    scratch, features = strategy + _HEAD_SIZE, load_i64(strategy + _AT.features)
+    decision: int = scratch + _SCRATCH.decision
+    news = scratch + _SCRATCH.news
+    engine, number = load_i64(strategy + _AT.engine), load_i64(strategy + _AT.decision) + 1
+    store_i64(strategy + _AT.decision, number)
+    clear(decision, _DECISION_SIZE)
+    store_i64(decision + _DECISION.decision, number)
+    store_i64(decision + _DECISION.cause_seq, load_i64(event + _EVENT.seq))
+    store_i64(decision + _DECISION.exch_ns, load_i64(event + _EVENT.exch_ns))
+    store_i64(decision + _DECISION.now_ns, now_ns)
+    store_i64(decision + _DECISION.news_version, version)
+    store_i64(decision + _DECISION.news_item, load_i64(news + _NEWS.item_id))
+    age_ms, material_ns = NEWS_AGE_NONE, load_i64(news + _NEWS.material_ns)
+    if material_ns > 0:
+        age_ms = min(max((now_ns - material_ns) // 1_000_000, 0), NEWS_AGE_NONE)
+    store_u32(decision + _DECISION.news_age_ms, age_ms)
+    store_i64(decision + _DECISION.features_digest, digest(vector_at(features, locate)))
+    store_u32(decision + _DECISION.warm, warm_mask(features, locate))
+    store_u16(decision + _DECISION.locate, locate)
+    store_u8(decision + _DECISION.tag, tag_of(engine, locate))
+    store_u8(decision + _DECISION.tag_reason, reason_of(engine, locate))
+    store_u8(decision + _DECISION.expert, EXPERT_OFF)
+    for field in (_DECISION.mean, _DECISION.epistemic, _DECISION.aleatoric):
+        store_f64(decision + field, math.nan)
+    return decision
+
+
+@inlined
+def _ask(strategy: int, event: int, decision: int) -> None:
+    """Run the tag's expert and note its answer in the decision; without a plan leave it as it is."""
+    plan = load_i64(strategy + _AT.plan)
+    if plan == 0:
+        return
+    locate, expert = load_u16(decision + _DECISION.locate), load_u8(decision + _DECISION.tag)
+    scratch = strategy + _HEAD_SIZE
+    inputs, answer = scratch + _SCRATCH.inputs, scratch + _SCRATCH.inference
+    vector = vector_at(load_i64(strategy + _AT.features), locate)
+    normalise(vector, load_i64(strategy + _AT.normalisation), inputs)
+    _add(strategy + _AT.asked, 1)
+    clock = load_i64(strategy + _AT.clock)
+    started_ns = clock_ns(clock) if clock != 0 else 0
+    status = infer(plan, expert, inputs, locate, load_i64(event + _EVENT.seq), answer)
+    if clock != 0:
+        record_value(load_i64(strategy + _AT.inference_ns), clock_ns(clock) - started_ns)
+    if status != ANSWERED:
+        _add(strategy + _AT.faults, 1)
+        store_u8(decision + _DECISION.expert, EXPERT_FAULT)
+        store_u8(decision + _DECISION.rung, -status)
+        return
+    store_u8(decision + _DECISION.expert, load_u8(answer + _INFERENCE.served))
+    store_u8(decision + _DECISION.agree, load_i64(answer + _INFERENCE.agree))
+    store_u8(decision + _DECISION.rung, load_u16(answer + _INFERENCE.rung))
+    store_u16(decision + _DECISION.mask_index, load_i64(answer + _INFERENCE.mask_index))
+    store_u16(decision + _DECISION.bank, load_u32(answer + _INFERENCE.bank))
+    store_f64(decision + _DECISION.mean, load_f64(answer + _INFERENCE.mean))
+    store_f64(decision + _DECISION.epistemic, load_f64(answer + _INFERENCE.epistemic))
+    store_f64(decision + _DECISION.aleatoric, load_f64(answer + _INFERENCE.aleatoric))
+
+
+@inlined
+def _intent_slot(strategy: int) -> int:
+    """Return where an intent may be written; 0 when it, or the decision behind it, has no room."""
+    if claim(load_i64(strategy + _AT.decisions)) == 0:
+        return 0
+    return claim(load_i64(strategy + _AT.intents))
+
+
+@inlined
+def _close_decision(strategy: int, decision: int, is_worth: bool) -> None:
+    """Hand the decision to the journal, then the intent in its slot to the orders agent."""
+    acted = load_u8(decision + _DECISION.action) != 0
+    if (acted or is_worth) and not try_push(load_i64(strategy + _AT.decisions), decision):
+        _add(strategy + _AT.lost, 1)  # acted is 0 here: without room no intent was written
+    if acted:
+        publish(load_i64(strategy + _AT.intents))
+        _add(strategy + _AT.intended, 1)
+    _add(strategy + _AT.tags + load_u8(decision + _DECISION.tag) * 8, 1)
+
+
+@inlined
+def _decide(strategy: int, event: int, now_ns: int, locate: int, version: int, tag_changed: bool) -> None:
+    """Decide about a symbol whose tag is up to date."""
+    is_off = load_i64(strategy + _AT.plan) == 0
+    if is_off and not (tag_changed and load_i64(strategy + _AT.journal_tags) != 0):
+        return
+    seen = load_i64(strategy + _AT.seen) + locate * _SEEN_SIZE + _SEEN.decided_ns
+    exch_ns = load_i64(event + _EVENT.exch_ns)
+    if exch_ns < load_i64(seen) + load_i64(strategy + _AT.interval_ns) and not tag_changed:
+        return
+    store_i64(seen, exch_ns)
+    decision = _open_decision(strategy, event, now_ns, locate, version)
+    store_i64(decision + _DECISION.book_update, load_i64(event + _EVENT.update))
+    store_u8(decision + _DECISION.status, load_u8(event + _EVENT.status))
+    store_u8(decision + _DECISION.state, load_u8(event + _EVENT.state))
+    _ask(strategy, event, decision)
+    decide(load_i64(strategy + _AT.model), event, decision, now_ns, _intent_slot(strategy))
+    _close_decision(strategy, decision, load_i64(strategy + _AT.journal) == JOURNAL_ALL or is_off)
+
+
+@inlined
+def _sweep(strategy: int, event: int, now_ns: int) -> None:
+    """Cancel one overdue order, if this event's share of the deadlines holds one."""
+    model = load_i64(strategy + _AT.model)
+    locate = find_overdue(model, now_ns)
+    if locate < 0:
+        return
+    version = _read_news(strategy, locate, strategy + _HEAD_SIZE + _SCRATCH.news)
+    decision = _open_decision(strategy, event, now_ns, locate, version)
+    cancel_overdue(model, event, decision, now_ns, _intent_slot(strategy))
+    _close_decision(strategy, decision, load_i64(strategy + _AT.journal) == JOURNAL_ALL)
+
+
+@kernel
+def take(strategy: int, event: int, now_ns: int) -> int:
+    """Handle one BOOK_EVENT at an address; return 1, or a status below 0 of an event that was refused.
+
+    The recorder, if there is one, has room for a row.
+    """
+    features, locate = load_i64(strategy + _AT.features), load_u16(event + _EVENT.locate)
+    flags = update(features, event)
+    if flags < 0:
+        return flags
+    _sweep(strategy, event, now_ns)
+    engine, news = load_i64(strategy + _AT.engine), strategy + _HEAD_SIZE + _SCRATCH.news
+    decides = load_u8(event + _EVENT.flags) & _DECIDES != 0
+    verdict = before = tag_of(engine, locate)
+    version = 0
+    if decides:
+        version = _read_news(strategy, locate, news)
+        bid_px, ask_px = load_i64(event + _EVENT.bid_px), load_i64(event + _EVENT.ask_px)
+        status, state = load_u8(event + _EVENT.status), load_u8(event + _EVENT.state)
+        status |= BOOK_HALTED if state not in (0, _TRADING) else 0
+        sigma = volatility(features, locate)
+        verdict = tag(engine, locate, news, now_ns, bid_px + ask_px, ask_px - bid_px, sigma, status)
+    recorder = load_i64(strategy + _AT.recorder)
+    if recorder != 0 and flags & VECTOR_WRITTEN:
+        write_row(recorder, features, event, verdict, item_of(engine, locate))
+    if decides:
+        _decide(strategy, event, now_ns, locate, version, verdict != before)
+    return 1
+
+
+@kernel
+def work(strategy: int, now_ns: int, limit: int) -> int:
+    """Run one duty cycle: fills, then up to `limit` events; return how many records were handled.
+
+    Takes no events while a recorder waits to be drained (`NEED_DRAIN` stands in its status).
+    """
+    fills, events = load_i64(strategy + _AT.fills), load_i64(strategy + _AT.events)
+    model, recorder = load_i64(strategy + _AT.model), load_i64(strategy + _AT.recorder)
+    filled = handled = 0
+    for _ in range(FILLS_MAX):
+        fill = front(fills)
+        if fill == 0:
+            break
+        on_fill(model, fill)
+        pop(fills)
+        filled += 1
+    for _ in range(limit):
+        if is_full(recorder):
+            break
+        event = front(events)
+        if event == 0:
+            break
+        take(strategy, event, now_ns)
+        pop(events)
+        handled += 1
+    _add(strategy + _AT.filled, filled)
+    _add(strategy + _AT.handled, handled)
+    return filled + handled
+
+
+class Strategy:
+    """Own the agent's memory and its two outgoing rings; `addr` goes to `work`.
+
+    events, fills: addresses of the rings of BOOK_EVENT and FILL; news: address of the NEWS cells by
+    locate, 0 = none; plan: a plan's state, 0 = model off; recorder: Recorder.addr, 0 = none.
+    journal_decisions: a key of JOURNAL.
+    trading, contradiction: keyword parameters of TradingModel and ContradictionEngine.
+    """
+
+    def __init__(
+        self,
+        segment: Segment,
+        symbols_max: int,
+        *,
+        events: int,
+        fills: int,
+        news: int = 0,
+        plan: int = 0,
+        recorder: int = 0,
+        intents_capacity: int = 1_024,
+        decisions_capacity: int = 4_096,
+        interval_ns: int = 0,
+        journal_decisions: str = "all",
+        journal_tags: bool = True,
+        trading: dict[str, float] | None = None,
+        contradiction: dict[str, float] | None = None,
+    ) -> None:
+        self.features = Features(segment, symbols_max, "strategy.features")
+        self.normalisation = Normalisation(segment, "strategy.normalisation")
+        self.engine = ContradictionEngine(
+            segment, symbols_max, "strategy.contradiction", **(contradiction or {})
+        )
+        self.model = TradingModel(segment, symbols_max, "strategy.trading", **(trading or {}))
+        self.intents = create_ring(segment, "strategy.intents", intents_capacity, INTENT)
+        self.decisions = create_ring(segment, "strategy.decisions", decisions_capacity, DECISION)
+        self.addr = segment.allocate("strategy", STRATEGY.size + SCRATCH.size)
+        self.head: Any = segment.words(self.addr, STRATEGY.size // 8).view(STRATEGY.dtype)[0]
+        words = {
+            "features": self.features.addr, "normalisation": self.normalisation.addr,
+            "engine": self.engine.addr, "model": self.model.addr, "plan": plan, "news": news,
+            "recorder": recorder, "events": events, "fills": fills, "intents": self.intents,
+            "decisions": self.decisions, "symbols_max": symbols_max, "interval_ns": interval_ns,
+            "journal": JOURNAL[journal_decisions], "journal_tags": int(journal_tags),
+            "seen": segment.allocate("strategy.seen", symbols_max * SEEN.size),
+        }  # fmt: skip
+        for key, value in words.items():
+            self.head[key] = value
+
+    def counters(self) -> dict[str, int]:
+        """Return the agent's counters by name, and its decisions by tag."""
+        names = ("handled", "filled", "decision", "intended", "asked", "faults", "lost", "news_torn")
+        by_tag = {f"tag_{name}": int(n) for name, n in zip(TAG_NAMES, self.head["tags"], strict=True)}
+        return {name: int(self.head[name]) for name in names} | by_tag
+
+
+assert FILL.size == CACHE_LINE, "a fill is one line: taking FILLS_MAX of them is bounded work"
