@@ -34,7 +34,18 @@ from ringbuf.atomics import load_relaxed, pause, store_relaxed
 from ringbuf.clock import now_ns as clock_ns
 from ringbuf.histogram import record_value
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import clear, load_f64, load_i64, load_u8, store_f64, store_i64, store_u16, u1, u2
+from ringbuf.memory import (
+    clear,
+    load_f64,
+    load_i64,
+    load_u8,
+    store_f64,
+    store_i64,
+    store_u16,
+    u1,
+    u2,
+    wrapping_multiply,
+)
 from ringbuf.records import record
 from ringbuf.seqlock import VALUE_AT, cell_size
 from ringbuf.spsc import front, pop
@@ -76,6 +87,7 @@ _NEWS, _DECISION_SIZE, _NEWS_TAKEN_SIZE = NEWS_RECORD.at, DECISION.size, NEWS.si
 _NEWS_CELL: Final = cell_size(NEWS_RECORD)
 _EMBEDDING_WORDS: Final = (NEWS_RECORD.size - NEWS_RECORD.at.embedding) // 8
 _R, _SYMBOL_AT, _LOCATE_AT = DIRECTORY.code, DIRECTORY.at.symbol, DIRECTORY.at.locate
+_PRIME: Final = 1_099_511_628_211  # FNV-1a, on words
 _DECISION_TYPE, _NEWS_TYPE = int(RecordType.DECISION), int(RecordType.NEWS)
 
 # Addresses (and the states of market and books): everything the loop needs.
@@ -114,7 +126,7 @@ def _record_news(p: Pipeline, locate: int, now_ns: int) -> None:
     store_f64(taken + _N.score, load_f64(news + _NEWS.score))
     mixed = 0
     for word in range(_EMBEDDING_WORDS):
-        mixed = (mixed ^ load_i64(news + _NEWS.embedding + word * 8)) * 1099511628211
+        mixed = wrapping_multiply(mixed ^ load_i64(news + _NEWS.embedding + word * 8), _PRIME)
     store_i64(taken + _N.embedding_digest, mixed)
     store_u16(taken + _N.locate, locate)
     if append(p.strategy_stream, _NEWS_TYPE, taken, _NEWS_TAKEN_SIZE, now_ns) == 0:

@@ -46,6 +46,7 @@ from ringbuf.memory import (
     store_u8,
     store_u16,
     store_u32,
+    wrapping_multiply,
 )
 from ringbuf.records import CACHE_LINE, record
 from ringbuf.segment import Segment
@@ -144,7 +145,7 @@ def digest(vector: int) -> int:
     """Return a 64-bit hash of the 32 float64 at vector: FNV-1a over words, upper half folded down."""
     value: int = _HASH_START
     for column in range(COLUMNS):
-        value = (value ^ load_i64(vector + column * 8)) * _HASH_PRIME
+        value = wrapping_multiply(value ^ load_i64(vector + column * 8), _HASH_PRIME)
         value ^= (value >> 32) & 0xFFFFFFFF
     return value
 

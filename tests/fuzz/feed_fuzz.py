@@ -181,9 +181,9 @@ def capture_samples() -> Samples:
     )
     rows.append((big + c.section() + c.interface(snap=9) + c.simple("<", b"y" * 21), FORMAT_PCAPNG))
     endless = c.block("<", 1, struct.pack("<HHIHHI", 1, 0, 0, 2, 4, 7))  # options without an end mark
-    return Samples(
-        [*rows, (c.section() + endless, FORMAT_PCAPNG), (c.section() + endless * 3, FORMAT_PCAPNG)]
-    )
+    cut = c.block("<", 1, struct.pack("<HHIHH", 1, 0, 0, 14, 8))  # an offset without its 8 bytes
+    rows += [(c.section() + tail, FORMAT_PCAPNG) for tail in (endless, endless * 3, cut)]
+    return Samples(rows)
 
 
 def main() -> None:
