@@ -58,6 +58,7 @@ from strategy.features import (
     VECTOR_WRITTEN,
     Features,
     Normalisation,
+    digest,
     normalise,
     update,
     vector_at,
@@ -131,23 +132,11 @@ _HEAD_SIZE, _SEEN_SIZE, _DECISION_SIZE, _NEWS_SIZE = STRATEGY.size, SEEN.size, D
 _NEWS_CELL: Final = cell_size(NEWS)
 _DECIDES = TOP_CHANGED | STATE_CHANGED
 _TRADING = ord("T")
-_HASH_START: Final = -3750763034362895579  # FNV-1a's offset basis and prime, on words instead of bytes
-_HASH_PRIME: Final = 1099511628211
 
 
 @inlined
 def _add(addr: int, step: int) -> None:
     store_i64(addr, load_i64(addr) + step)
-
-
-@kernel
-def digest(vector: int) -> int:
-    """Return a 64-bit hash of the 32 float64 at vector: FNV-1a over words, upper half folded down."""
-    value: int = _HASH_START
-    for column in range(COLUMNS):
-        value = wrapping_multiply(value ^ load_i64(vector + column * 8), _HASH_PRIME)
-        value ^= (value >> 32) & 0xFFFFFFFF
-    return value
 
 
 @inlined

@@ -19,6 +19,8 @@ from strategy.features.columns import COLUMNS, VECTOR
 
 RING: Final = 64  # sampled mids kept per scale; a power of two, more than the longest horizon + 1
 NORMAL_MAX: Final = 6.0
+_HASH_START: Final = -3750763034362895579  # FNV-1a's offset basis and prime, on words instead of bytes
+_HASH_PRIME: Final = 1099511628211
 
 FEATURES_STATE = record(
     "FEATURES_STATE",
@@ -157,6 +159,16 @@ def normalise(vector: int, constants: int, out: int) -> int:
             z = 0.0
         store_f64(out + step, z)
     return known
+
+
+@kernel
+def digest(vector: int) -> int:
+    """Return a 64-bit hash of the 32 float64 at vector: FNV-1a over words, upper half folded down."""
+    value: int = _HASH_START
+    for column in range(COLUMNS):
+        value = wrapping_multiply(value ^ load_i64(vector + column * 8), _HASH_PRIME)
+        value ^= (value >> 32) & 0xFFFFFFFF
+    return value
 
 
 class Features:
