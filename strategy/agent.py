@@ -46,7 +46,6 @@ from ringbuf.memory import (
     store_u8,
     store_u16,
     store_u32,
-    wrapping_multiply,
 )
 from ringbuf.records import CACHE_LINE, record
 from ringbuf.segment import Segment

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import load_f64, load_i64, load_u32, store_f64
+from ringbuf.memory import load_f64, load_i64, load_u32, store_f64, wrapping_multiply
 from ringbuf.records import record
 from ringbuf.segment import Segment
 from strategy.features.columns import COLUMNS, VECTOR
