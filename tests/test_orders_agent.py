@@ -356,7 +356,7 @@ def test_what_the_journal_refuses_never_leaves():
     assert rig.orders.counters()["unjournaled"] == 2
     rig.stream.release(8)
     assert rig.cancel(1) == 0
-    assert fields_of(rig.wires()[0])[11][4:9] == "04002"  # the refused request's number is not given again
+    assert fields_of(rig.wires()[0])[11][4:9] == "00402"  # the refused request's number is not given again
 
 
 def test_a_full_ring_to_the_venue_is_a_denial_with_nothing_to_undo(rig):
