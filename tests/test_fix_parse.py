@@ -104,8 +104,8 @@ def test_any_bytes_with_right_framing_read_within_the_message(noise, ended):
             assert at is None or b"\x01" not in message[at[0] : at[0] + at[1]]
 
 
-def reframed(body, head=b"8=FIX.4.4"):
-    text = head + b"\x019=%d\x01" % len(body) + body
+def reframed(body, head=b"8=FIX.4.4", longer=0):
+    text = head + b"\x019=%d\x01" % (len(body) + longer) + body
     return text + b"10=%03d\x01" % (sum(text) % 256)
 
 
@@ -127,6 +127,8 @@ def reframed(body, head=b"8=FIX.4.4"):
         (reframed(b"35=\x0134=8\x01"), tags.BAD_MSG_TYPE),
         (reframed(b"35=ABC\x01"), tags.BAD_MSG_TYPE),
         (reframed(b"35=8\x0134=1"), tags.BAD_BODY_LENGTH),
+        (reframed(b"35=8\x0134=1\x01", longer=1), tags.BAD_BODY_LENGTH),
+        (reframed(b"35=8\x0134=1\x01", longer=-1), tags.BAD_BODY_LENGTH),
         (reframed(b"35=8\x0134=12\x01", b"9=FIX.4.4"), tags.BAD_BEGIN_STRING),
         (reframed(b"35=8\x0134=12\x01", b"8=FIX.4.4.4.4"), tags.BAD_BEGIN_STRING),
         (REPORT.replace(b"\x019=", b"\x019=-"), tags.BAD_BODY_LENGTH),
@@ -177,7 +179,7 @@ def read(kernel, text, tag=44):
     ("text", "px"),
     [
         (b"10", 100_000), (b"10.", 100_000), (b"10.5", 105_000), (b"000101.5025", 1_015_025), (b".5", 5000),
-        (b"0.0001", 1), (b"0.00010", 1), (b"0.000100000000", 1), (b"0.00015", tags.TOO_FINE), (b"0", 0),
+        (b"0.0001", 1), (b"0.00010", 1), (b"0.000100000000", 1), (b"0.00001", tags.TOO_FINE), (b"0", 0),
         (b"999999.9999", 9_999_999_999), (b"1000000", tags.OUT_OF_RANGE), (b"9" * 18, tags.OUT_OF_RANGE),
         (b"-1", tags.BAD_NUMBER), (b"+1", tags.BAD_NUMBER), (b"1e3", tags.BAD_NUMBER),
         (b"1.2.3", tags.BAD_NUMBER),

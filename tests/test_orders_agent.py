@@ -341,6 +341,24 @@ def test_a_full_journal_denies_orders_keeps_room_for_cancels_and_holds_execution
     assert rig.receive() == 1
 
 
+def test_what_the_journal_refuses_never_leaves():
+    rig = Rig(journal=8)
+    rig.arm()
+    rig.orders._risk[0]["journal_reserve"] = -1  # so that only the append itself can refuse
+    assert [rig.send(qty=1) for _ in range(8)] == [0] * 8
+    left = rig.orders.next_seq, rig.orders.pool.count, int(rig.position()["open_buy_qty"])
+    rig.wires()
+    assert rig.send() == Reason.SESSION
+    assert rig.cancel(1) == Reason.SESSION
+    assert rig.wires() == []
+    assert (rig.orders.next_seq, rig.orders.pool.count, int(rig.position()["open_buy_qty"])) == left
+    assert rig.order(1)["pending"] == PENDING_NEW
+    assert rig.orders.counters()["unjournaled"] == 2
+    rig.stream.release(8)
+    assert rig.cancel(1) == 0
+    assert fields_of(rig.wires()[0])[11][4:9] == "00402"  # the refused request's number is not given again
+
+
 def test_a_full_ring_to_the_venue_is_a_denial_with_nothing_to_undo(rig):
     for _ in range(1024):
         claim(rig.orders.out)
