@@ -28,7 +28,8 @@ MIXER: Final = -7046029254386353131  # 0x9E3779B97F4A7C15, the golden ratio: an 
 def head_of(books: BookState, ref: int) -> int:
     """Return the address of the bucket head (u4 slot) of a reference."""
     mixed = ((ref >> BLOCK_BITS) * MIXER) >> 24
-    return books.heads + ((ref ^ mixed) & books.mask) * 4
+    head: int = books.heads + ((ref ^ mixed) & books.mask) * 4
+    return head
 
 
 @inlined
