@@ -1,4 +1,4 @@
-# ruff: noqa: D102  -- methods of a test tool
+
 """ITCH streams for tests, from a seed: orderly days that any book builder agrees on, and hostile ones."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# ruff: noqa: D101, D102  -- names say it; what each message does stands in nimbus/book/book.py
+
 """The level-3 books as dicts and lists: slow, obvious, and the specification of nimbus/book.
 
 Written from TotalView-ITCH 5.0 and feed.md section 3, not from the kernels.  A message is refused whole
