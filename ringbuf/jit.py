@@ -69,6 +69,11 @@ def _can_hold(folder: pathlib.Path) -> bool:
     return os.access(folder, os.W_OK)
 
 
+# A function that is pasted into another has been through code generation before, where LLVM splits
+# addresses into a base and an "inbounds" offset and takes either part for the base.  Where that part is 0 in
+# the caller, such an address is poison, and the caller loses its whole body.  Plain additions are safe.
+llvmlite.binding.set_option("", "-addr-sink-using-gep=false")
+
 CACHE_FOLDER: Final = cache_home() / source_digest()
 cast("Any", numba).config.CACHE_DIR = str(CACHE_FOLDER)
 # A read-only home means compiling at each start instead of no start at all.

@@ -1,3 +1,4 @@
+
 """ITCH streams for tests, from a seed: orderly days that any book builder agrees on, and hostile ones."""
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ HEADER = ">cHH6s"
 
 
 def _pack(fields: str):
+    """Return what packs a message: type, locate, tracking, 6 bytes of time, fields."""
     return struct.Struct(HEADER + fields).pack
 
 
-_ADD, _ADD_MPID, _EXECUTED, _EXECUTED_PX = _pack("QcI8sI"), _pack("QcI8sI4s"), _pack("QIQ"), _pack("QIQcI")
-_CANCEL, _DELETE, _REPLACE = _pack("QI"), _pack("Q"), _pack("QQII")
-_TRADE, _CROSS, _BROKEN = _pack("QcI8sIQ"), _pack("Q8sIQc"), _pack("Q")
-_SYSTEM, _DIRECTORY, _ACTION, _REG_SHO = _pack("c"), _pack("8sccIcc2scccccIc"), _pack("8scc4s"), _pack("8sc")
-_HALT, _COLLAR, _NOII, _RETAIL = _pack("8scc"), _pack("8sIIII"), _pack("QQc8sIIIcc"), _pack("8sc")
-_LISTING, _BREAKER = _pack("8scIIIQII"), _pack("c")
+ADD, ADD_MPID, EXECUTED, EXECUTED_PX = _pack("QcI8sI"), _pack("QcI8sI4s"), _pack("QIQ"), _pack("QIQcI")
+CANCEL, DELETE, REPLACE = _pack("QI"), _pack("Q"), _pack("QQII")
+TRADE, CROSS, BROKEN = _pack("QcI8sIQ"), _pack("Q8sIQc"), _pack("Q")
+SYSTEM, DIRECTORY, ACTION, REG_SHO = _pack("c"), _pack("8sccIcc2scccccIc"), _pack("8scc4s"), _pack("8sc")
+HALT, COLLAR, NOII, RETAIL = _pack("8scc"), _pack("8sIIII"), _pack("QQc8sIIIcc"), _pack("8sc")
+LISTING, BREAKER = _pack("8scIIIQII"), _pack("c")
 OPEN_NS = 34_200_000_000_000
 
 
@@ -29,7 +31,7 @@ def symbol(locate: int) -> bytes:
 def directory(locate: int, ns: bytes, text: bytes | None = None) -> bytes:
     text = symbol(locate) if text is None else text
     rest = (b"Q", b"N", 100, b"N", b"C", b"Z ", b"P", b"N", b"N", b"1", b"N", 0, b"N")
-    return _DIRECTORY(b"R", locate, 0, ns, text, *rest)
+    return DIRECTORY(b"R", locate, 0, ns, text, *rest)
 
 
 def framed(messages: list[bytes]) -> bytes:
@@ -38,7 +40,7 @@ def framed(messages: list[bytes]) -> bytes:
 
 
 class Day:
-    """A market with a mid price for each symbol: adds around it, deletes of young orders, trades at the best."""
+    """A market with a mid price for each symbol: adds around it, young deletes, trades at the best."""
 
     def __init__(self, seed: int, symbols: int, orders_each: int = 40) -> None:
         self.random, self.symbols, self.orders_each = random.Random(seed), symbols, orders_each
@@ -49,11 +51,11 @@ class Day:
 
     def opening(self) -> list[bytes]:
         ns = self.ns.to_bytes(6, "big")
-        out = [_SYSTEM(b"S", 0, 0, ns, b"O")]
+        out = [SYSTEM(b"S", 0, 0, ns, b"O")]
         for locate in range(1, self.symbols + 1):
             out.append(directory(locate, ns))
-            out.append(_ACTION(b"H", locate, 0, ns, symbol(locate), b"T", b" ", b"    "))
-        return [*out, _SYSTEM(b"S", 0, 0, ns, b"Q")]
+            out.append(ACTION(b"H", locate, 0, ns, symbol(locate), b"T", b" ", b"    "))
+        return [*out, SYSTEM(b"S", 0, 0, ns, b"Q")]
 
     def messages(self, count: int) -> list[bytes]:
         """Return the opening, `count` messages of trading, and the close."""
@@ -62,7 +64,7 @@ class Day:
         for locate in locates:
             self.ns += int(rand.expovariate(1 / 3_000))
             out.append(self.step(locate, self.ns.to_bytes(6, "big"), rand.random()))
-        return [*out, *(_SYSTEM(b"S", 0, 0, self.ns.to_bytes(6, "big"), e) for e in (b"M", b"E", b"C"))]
+        return [*out, *(SYSTEM(b"S", 0, 0, self.ns.to_bytes(6, "big"), e) for e in (b"M", b"E", b"C"))]
 
     def px_for(self, locate: int, side: int) -> int:
         away = 1 + min(int(self.random.expovariate(0.45)), 60)
@@ -78,11 +80,11 @@ class Day:
             self.ref += rand.randrange(1, 4)
             live.append([self.ref, side, px, qty])
             fields = (locate, 0, ns, self.ref, b"BS"[side : side + 1], qty, symbol(locate), px)
-            return _ADD(b"A", *fields) if draw > 0.03 else _ADD_MPID(b"F", *fields, b"MPID")
+            return ADD(b"A", *fields) if draw > 0.03 else ADD_MPID(b"F", *fields, b"MPID")
         if draw > 0.985:
             self.match += 1
             fields = (locate, 0, ns, 0, b"B", 100, symbol(locate), self.mids[locate] * 100, self.match)
-            return _TRADE(b"P", *fields)
+            return TRADE(b"P", *fields)
         young = len(live) - 1 - min(int(rand.expovariate(0.05)), len(live) - 1)
         index = young if rand.random() < 0.7 else rand.randrange(len(live))
         order = live[index]
@@ -93,15 +95,15 @@ class Day:
             self.ref += rand.randrange(1, 4)
             live.pop(index)
             live.append([self.ref, order[1], px, qty])
-            return _REPLACE(b"U", locate, 0, ns, old, self.ref, qty, px)
+            return REPLACE(b"U", locate, 0, ns, old, self.ref, qty, px)
         if draw < 0.925 and order[3] > 1:
             cut = rand.randrange(1, order[3])
             order[3] -= cut
-            return _CANCEL(b"X", locate, 0, ns, order[0], cut)
+            return CANCEL(b"X", locate, 0, ns, order[0], cut)
         return self.execute(locate, ns, draw)
 
     def delete(self, locate: int, ns: bytes, index: int) -> bytes:
-        return _DELETE(b"D", locate, 0, ns, self.live[locate].pop(index)[0])
+        return DELETE(b"D", locate, 0, ns, self.live[locate].pop(index)[0])
 
     def execute(self, locate: int, ns: bytes, draw: float) -> bytes:
         """Execute the best of a few orders, wholly more often than not."""
@@ -115,9 +117,9 @@ class Day:
             live.pop(index)
         self.match += 1
         if draw < 0.98:
-            return _EXECUTED(b"E", locate, 0, ns, order[0], qty, self.match)
+            return EXECUTED(b"E", locate, 0, ns, order[0], qty, self.match)
         printable = b"Y" if rand.random() < 0.8 else b"N"
-        return _EXECUTED_PX(b"C", locate, 0, ns, order[0], qty, self.match, printable, order[2] + 100)
+        return EXECUTED_PX(b"C", locate, 0, ns, order[0], qty, self.match, printable, order[2] + 100)
 
 
 def make_day(seed: int, messages: int, symbols: int, orders_each: int = 40) -> list[bytes]:
@@ -132,7 +134,10 @@ def hostile(seed: int, count: int, symbols: int, refs: int) -> Iterator[bytes]:
     """
     rand = random.Random(seed)
     known = [rand.getrandbits(64) for _ in range(refs // 4)] + [k << 12 for k in range(refs // 8)]
-    pool, mids = known + list(range(refs - len(known))), [rand.randrange(50, 2_000) for _ in range(symbols + 9)]
+    pool, mids = (
+        known + list(range(refs - len(known))),
+        [rand.randrange(50, 2_000) for _ in range(symbols + 9)],
+    )
     for n in range(count):
         locate, ns = rand.randrange(1, symbols + 1), (OPEN_NS + n * 1_000).to_bytes(6, "big")
         if rand.random() < 0.01:
@@ -152,25 +157,25 @@ def _one(rand: random.Random, ref: int, new_ref: int, at: tuple[int, int, bytes]
     flag = rand.choice((b"Y", b"N"))
     match code:
         case 65:
-            return _ADD(kind, *at, ref, bytes((side,)), qty, text, px)
+            return ADD(kind, *at, ref, bytes((side,)), qty, text, px)
         case 70:
-            return _ADD_MPID(kind, *at, ref, bytes((side,)), qty, text, px, b"MPID")
+            return ADD_MPID(kind, *at, ref, bytes((side,)), qty, text, px, b"MPID")
         case 69:
-            return _EXECUTED(kind, *at, ref, qty, 1)
+            return EXECUTED(kind, *at, ref, qty, 1)
         case 67:
-            return _EXECUTED_PX(kind, *at, ref, qty, 1, flag, px)
+            return EXECUTED_PX(kind, *at, ref, qty, 1, flag, px)
         case 88:
-            return _CANCEL(kind, *at, ref, qty)
+            return CANCEL(kind, *at, ref, qty)
         case 68:
-            return _DELETE(kind, *at, ref)
+            return DELETE(kind, *at, ref)
         case 85:
-            return _REPLACE(kind, *at, ref, new_ref, qty, px)
+            return REPLACE(kind, *at, ref, new_ref, qty, px)
         case 80:
-            return _TRADE(kind, *at, 0, b"B", qty, text, px, 1)
+            return TRADE(kind, *at, 0, b"B", qty, text, px, 1)
         case 81:
-            return _CROSS(kind, *at, rand.choice((qty, 2**63 + 5)), text, px, 1, b"O")
+            return CROSS(kind, *at, rand.choice((qty, 2**63 + 5)), text, px, 1, b"O")
         case 66:
-            return _BROKEN(kind, *at, 1)
+            return BROKEN(kind, *at, 1)
         case _:
             return _state(rand, kind, at, state, text)
 
@@ -178,25 +183,25 @@ def _one(rand: random.Random, ref: int, new_ref: int, at: tuple[int, int, bytes]
 def _state(rand: random.Random, kind: bytes, at: tuple[int, int, bytes], state: bytes, text: bytes) -> bytes:
     match kind:
         case b"H":
-            return _ACTION(kind, *at, text, state, b" ", b"    ")
+            return ACTION(kind, *at, text, state, b" ", b"    ")
         case b"Y":
-            return _REG_SHO(kind, *at, text, rand.choice((b"0", b"1", b"2", b"3")))
+            return REG_SHO(kind, *at, text, rand.choice((b"0", b"1", b"2", b"3")))
         case b"h":
-            return _HALT(kind, *at, text, rand.choice((b"Q", b"B", b"X", b"Z")), state)
+            return HALT(kind, *at, text, rand.choice((b"Q", b"B", b"X", b"Z")), state)
         case b"R":
             return directory(at[0], at[2], rand.choice((text, text, b"OTHER   ")))
         case b"J":
-            return _COLLAR(kind, *at, text, 10, 11, 9, 1)
+            return COLLAR(kind, *at, text, 10, 11, 9, 1)
         case b"I":
-            return _NOII(kind, *at, 5, 6, b"B", text, 1, 2, 3, b"O", b"1")
+            return NOII(kind, *at, 5, 6, b"B", text, 1, 2, 3, b"O", b"1")
         case b"N":
-            return _RETAIL(kind, *at, text, b"B")
+            return RETAIL(kind, *at, text, b"B")
         case b"O":
-            return _LISTING(kind, *at, text, b"Y", 1, 2, 3, 4, 5, 6)
+            return LISTING(kind, *at, text, b"Y", 1, 2, 3, 4, 5, 6)
         case b"S":
-            return _SYSTEM(kind, *at, rand.choice((b"O", b"S", b"Q", b"M", b"E", b"C")))
+            return SYSTEM(kind, *at, rand.choice((b"O", b"S", b"Q", b"M", b"E", b"C")))
         case b"W":
-            return _BREAKER(kind, *at, rand.choice((b"1", b"2", b"3")))
+            return BREAKER(kind, *at, rand.choice((b"1", b"2", b"3")))
         case b"L":
             return struct.pack(HEADER + "4s8sccc", kind, *at, b"MPID", text, b"Y", b"N", b"A")
         case b"V":

@@ -39,6 +39,7 @@ class Pair:
         self.seq = 0
 
     def apply(self, message: bytes) -> None:
+        """Apply to both; what they return and write must be the same."""
         self.seq += 1
         self.change.view(np.uint8)[:] = 0xEE  # nothing of an earlier record may shine through
         ctypes.memmove(self.buffer, message, len(message))
@@ -52,6 +53,7 @@ class Pair:
         assert not self.change["pad"].any()
 
     def compare(self) -> None:
+        """Compare all that can be seen of the two, and check the fast one from within."""
         assert FAULTS[check_books(self.fast.state)] == ""
         assert state_hash(self.fast.state) == self.slow.state_hash()
         assert self.fast.counters() == dict.fromkeys(self.fast.counters(), 0) | +self.slow.counters

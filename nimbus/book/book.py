@@ -64,6 +64,7 @@ from ringbuf.memory import (
     store_u16,
     store_u32,
 )
+
 from ringbuf.memory import u1, u2, u4, u6, u8  # isort: skip
 
 _CHANGE, _BOOK, _BOOKS, _COUNTERS, _TOP = CHANGE.at, BOOK.at, BOOKS.at, COUNTERS.at, TOP_OF_BOOK.at
@@ -104,7 +105,7 @@ def _add(books: BookState, msg: int, change: int, cause: int) -> int:
     px, qty = u4(msg + _ADD.px), u4(msg + _ADD.qty)
     if locate < 1 or locate >= books.symbols_max:
         return refuse(books, BAD_LOCATE)
-    if side != BUY and side != SELL:  # noqa: PLR1714
+    if side not in (BUY, SELL):
         return refuse(books, BAD_SIDE)
     if px < 1 or px > PX_MAX:
         return refuse(books, BAD_PX)
@@ -188,7 +189,7 @@ def _take(books: BookState, msg: int, change: int, cause: int) -> int:
             qty = rest
     ladder = _describe(books, slot, msg, change)
     flags = DEPTH_CHANGED
-    if cause == _E or cause == _C:  # noqa: PLR1714
+    if cause in (_E, _C):
         flags |= _print(books, msg, change, cause)
     store_i64(change + _CHANGE.qty, qty)
     store_i64(change + _CHANGE.left_qty, rest - qty)
@@ -278,13 +279,13 @@ def apply(books: BookState, msg: int, seq: int, recv_ns: int, change: int) -> in
     store_u8(change + _CHANGE.cause, cause)
     store_i64(books.words + _BOOKS.exch_ns, exch_ns)
     store_i64(books.words + _BOOKS.recv_ns, recv_ns)
-    if cause == _A or cause == _F:  # noqa: PLR1714
+    if cause in (_A, _F):
         status = _add(books, msg, change, cause)
-    elif cause == _D or cause == _E or cause == _X or cause == _C:  # noqa: PLR1714
+    elif cause in (_D, _E, _X, _C):
         status = _take(books, msg, change, cause)
     elif cause == _U:
         status = _replace(books, msg, change, cause)
-    elif cause == _P or cause == _Q:  # noqa: PLR1714
+    elif cause in (_P, _Q):
         status = _trade(books, msg, change, cause)
     elif cause == _B:
         count(books, _COUNTERS.broken)

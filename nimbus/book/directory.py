@@ -10,7 +10,7 @@ from __future__ import annotations
 from nimbus.book.layout import BOOK, BOOKS, BookState
 from nimbus.book.order_map import MIXER
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import load_i64, load_u8, load_u32, store_i64, store_u8, store_u32
+from ringbuf.memory import load_i64, load_u8, load_u32, store_i64, store_u8, store_u32, wrapping_multiply
 
 _BOOK, _BOOKS, _SIZE = BOOK.at, BOOKS.at, BOOK.size
 
@@ -18,7 +18,7 @@ _BOOK, _BOOKS, _SIZE = BOOK.at, BOOKS.at, BOOK.size
 @inlined
 def symbol_head(books: BookState, symbol8: int) -> int:
     """Return the address of the bucket head (u4 locate) of a symbol."""
-    bucket = ((symbol8 * MIXER) >> 24) & load_i64(books.words + _BOOKS.symbols_mask)
+    bucket = (wrapping_multiply(symbol8, MIXER) >> 24) & load_i64(books.words + _BOOKS.symbols_mask)
     return load_i64(books.words + _BOOKS.symbols) + bucket * 4
 
 

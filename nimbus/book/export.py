@@ -92,7 +92,13 @@ class Export:
     """
 
     def __init__(
-        self, segment: Segment, name: str, books: Books, levels: int, symbol: str = "", rows_max: int = ROWS_MAX
+        self,
+        segment: Segment,
+        name: str,
+        books: Books,
+        levels: int,
+        symbol: str = "",
+        rows_max: int = ROWS_MAX,
     ) -> None:
         if not 1 <= levels <= LEVELS_MAX:
             msg = f"levels must be between 1 and {LEVELS_MAX}, got {levels}"
@@ -120,7 +126,9 @@ class Export:
 
 def bbo_header(*, with_symbol: bool) -> str:
     """Return the first line of --bbo."""
-    return ("symbol," if with_symbol else "") + "mold_seq,ts_ns_since_midnight,ask_px_1e4,ask_sz,bid_px_1e4,bid_sz"
+    return (
+        "symbol," if with_symbol else ""
+    ) + "mold_seq,ts_ns_since_midnight,ask_px_1e4,ask_sz,bid_px_1e4,bid_sz"
 
 
 def depth_header(levels: int, *, with_symbol: bool) -> str:

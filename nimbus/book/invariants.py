@@ -34,7 +34,8 @@ FAULTS: Final = (
     "levels standing and free do not add up to those used",
 )
 (
-    OUTSIDE, UNSORTED, FOREIGN, UNLINKED, UNORDERED, UNMAPPED, EMPTY, SUMS, TOP, STATUS, LOST_ORDERS, LOST_LEVELS,
+    OUTSIDE, UNSORTED, FOREIGN, UNLINKED, UNORDERED, UNMAPPED, EMPTY, SUMS, TOP, STATUS, LOST_ORDERS,
+    LOST_LEVELS,
 ) = range(1, 13)  # fmt: skip
 
 
@@ -48,7 +49,11 @@ def _check_queue(books: BookState, level: int) -> int:
         return EMPTY
     while left > 0:
         order = books.orders + slot * _ORDER_SIZE
-        if slot == 0 or load_u32(order + _RESTING.prev) != before or load_u32(order + _RESTING.level) != level:
+        if (
+            slot == 0
+            or load_u32(order + _RESTING.prev) != before
+            or load_u32(order + _RESTING.level) != level
+        ):
             return UNLINKED
         if load_u32(order + _RESTING.stamp) <= stamp:
             return UNORDERED

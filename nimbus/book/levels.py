@@ -31,7 +31,8 @@ FIRST_ROOM: Final = 16  # words in the smallest block; class c has room for FIRS
 @inlined
 def ladder_at(books: BookState, ladder: int) -> int:
     """Return the address of ladder 2 x locate + side index."""
-    return books.books + (ladder >> 1) * _BOOK_SIZE + (ladder & 1) * _LADDER_SIZE
+    at: int = books.books + (ladder >> 1) * _BOOK_SIZE + (ladder & 1) * _LADDER_SIZE
+    return at
 
 
 @inlined

@@ -17,7 +17,7 @@ from typing import Final
 
 from nimbus.book.layout import BOOKS, CHAIN_MAX, DUPLICATE_REF, FULL, RESTING, BookState
 from ringbuf.jit import inlined
-from ringbuf.memory import load_i64, load_u32, prefetch, store_i64, store_u32
+from ringbuf.memory import load_i64, load_u32, prefetch, store_i64, store_u32, wrapping_multiply
 
 _RESTING, _BOOKS, _SIZE = RESTING.at, BOOKS.at, RESTING.size
 BLOCK_BITS: Final = 12
@@ -27,8 +27,9 @@ MIXER: Final = -7046029254386353131  # 0x9E3779B97F4A7C15, the golden ratio: an 
 @inlined
 def head_of(books: BookState, ref: int) -> int:
     """Return the address of the bucket head (u4 slot) of a reference."""
-    mixed = ((ref >> BLOCK_BITS) * MIXER) >> 24
-    return books.heads + ((ref ^ mixed) & books.mask) * 4
+    mixed = wrapping_multiply(ref >> BLOCK_BITS, MIXER) >> 24
+    head: int = books.heads + ((ref ^ mixed) & books.mask) * 4
+    return head
 
 
 @inlined

@@ -1,8 +1,8 @@
 """The owner of the books: allocates their memory, resets them, and gives names to what is inside.
 
-Sizes: 32 bytes an order and 8 of heads for each power of two above twice their number; 32 bytes a level
-and 64 of ladder (8 words); 64 + 128 + 768 + 192 bytes a symbol (book, top cell, depth cell, notices).  Pages that
-are never touched cost nothing.
+Sizes: 32 bytes an order and 8 to 16 of hash heads; 32 bytes a level and 64 of ladder words; a symbol takes
+64 + 128 + 768 + 192 bytes (book, top cell, depth cell, notices) and its first two ladder blocks 512.
+Pages that are never touched cost nothing.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from nimbus.book.publish import DEPTH_CELL, TOP_CELL
 from nimbus.book.reset import reset
 from nimbus.feed.itch import DIRECT_LISTING, LULD_COLLAR, NOII, RETAIL_INTEREST
 from nimbus.messages import DEPTH, DEPTH_LEVEL, DEPTH_LEVELS, TOP_OF_BOOK
-from ringbuf.seqlock import VALUE_AT, create_cells
 from ringbuf.segment import Segment
+from ringbuf.seqlock import VALUE_AT, create_cells
 
 SYMBOLS_MAX: Final = 8_192
 LIVE_ORDERS_MAX: Final = 2_097_152
@@ -139,7 +139,7 @@ class Books:
 
     def symbols(self) -> dict[int, str]:
         """Return locate -> symbol for all that were announced."""
-        return {int(locate): self.symbol_text(locate) for locate in np.flatnonzero(self._rows["known"])}
+        return {n: self.symbol_text(n) for n in np.flatnonzero(self._rows["known"]).tolist()}
 
     def locate_of(self, symbol: str) -> int:
         """Return the locate of a symbol, or -1."""

@@ -52,13 +52,14 @@ assert _TOP.ask_qty == _TOP.bid_qty + 8  # the side index picks the word
 @inlined
 def top_cell(books: BookState, locate: int) -> int:
     """Return the seqlock cell of the top of a locate (below symbols_max)."""
-    return books.tops + locate * TOP_CELL
+    cell: int = books.tops + locate * TOP_CELL
+    return cell
 
 
 @inlined
 def top_at(books: BookState, locate: int) -> int:
     """Return the address of the TOP_OF_BOOK of a locate; only the market loop may read it there."""
-    return books.tops + locate * TOP_CELL + VALUE_AT
+    return top_cell(books, locate) + VALUE_AT
 
 
 @inlined
@@ -70,14 +71,14 @@ def status_of(books: BookState, locate: int, bid_px: int, ask_px: int, state: in
         status |= BOOK_ONE_SIDED
     elif bid_px >= ask_px:  # locked counts as crossed
         status |= BOOK_CROSSED
-    if (state != 0 and state != TRADING) or load_u8(book + _BOOK.closed) != 0:
+    if state not in (0, TRADING) or load_u8(book + _BOOK.closed) != 0:
         status |= BOOK_HALTED
     return status
 
 
 @inlined
 def stamp_top(books: BookState, top: int, cause: int) -> None:
-    """Number and date a top that is being written."""
+    """Give a top that is being written its number and times."""
     store_i64(top + _TOP.update, load_i64(top + _TOP.update) + 1)
     store_i64(top + _TOP.exch_ns, load_i64(books.words + _BOOKS.exch_ns))
     store_i64(top + _TOP.recv_ns, load_i64(books.words + _BOOKS.recv_ns))

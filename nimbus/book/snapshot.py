@@ -10,7 +10,7 @@ from nimbus.book.layout import LADDER, LEVEL, LOW, RESTING, BookState
 from nimbus.book.levels import WORD, ladder_at
 from nimbus.book.walk import level_count, level_px, level_qty, nth_level
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import load_i64, load_u32, store_i64
+from ringbuf.memory import load_i64, load_u32, store_i64, wrapping_multiply
 
 _LADDER, _LEVEL, _RESTING = LADDER.at, LEVEL.at, RESTING.at
 _LEVEL_SIZE, _ORDER_SIZE = LEVEL.size, RESTING.size
@@ -24,7 +24,7 @@ FOLD_MASK: Final = 0xFFFF_FFFF
 @inlined
 def fold(state: int, value: int) -> int:
     """Take one 64-bit value into a hash; the order of the values counts."""
-    mixed = (state ^ value) * HASH_FACTOR
+    mixed = wrapping_multiply(state ^ value, HASH_FACTOR)
     return mixed ^ ((mixed >> FOLD_BITS) & FOLD_MASK)
 
 

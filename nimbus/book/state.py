@@ -56,7 +56,7 @@ MARKET_Q, MARKET_B, MARKET_X = ord("Q"), ord("B"), ord("X")  # h: Nasdaq, BX, PS
 @inlined
 def _trading_action(books: BookState, msg: int, locate: int) -> int:
     state = u1(msg + _ACTION.state)
-    if state != TRADING and state != HALTED and state != PAUSED and state != QUOTING:  # noqa: PLR1714
+    if state not in (TRADING, HALTED, PAUSED, QUOTING):
         return refuse(books, BAD_STATE)
     return publish_state(books, locate, state, load_u8(top_at(books, locate) + _TOP.short_sale), _H)
 
@@ -73,7 +73,7 @@ def _short_sale(books: BookState, msg: int, locate: int) -> int:
 def _operational_halt(books: BookState, msg: int, locate: int) -> int:
     market, action = u1(msg + _HALT.market), u1(msg + _HALT.action)
     bit = 1 if market == MARKET_Q else 2 if market == MARKET_B else 4 if market == MARKET_X else 0
-    if bit == 0 or (action != HALTED and action != TRADING):  # noqa: PLR1714
+    if bit == 0 or action not in (HALTED, TRADING):
         return refuse(books, BAD_STATE)
     closed_at = books.books + locate * _BOOK_SIZE + _BOOK.closed
     closed = load_u8(closed_at)
@@ -100,7 +100,10 @@ def _notice(books: BookState, msg: int, locate: int, code: int) -> int:
 
 @kernel
 def apply_state(books: BookState, msg: int, change: int, code: int) -> int:
-    """Apply a message that touches no order; return flags (S, W: CHANGE's locate is 0), or BAD_LOCATE or BAD_STATE (refused)."""
+    """Apply a message that touches no order; return flags, or BAD_LOCATE or BAD_STATE (refused).
+
+    The locate of CHANGE is 0 after S and W, which are about the whole market.
+    """
     if code == _S:
         store_i64(books.words + _BOOKS.phase, u1(msg + _EVENT.event))
         store_u16(change + _CHANGE.locate, 0)

@@ -1,3 +1,4 @@
+
 """The level-3 books as dicts and lists: slow, obvious, and the specification of nimbus/book.
 
 Written from TotalView-ITCH 5.0 and feed.md section 3, not from the kernels.  A message is refused whole
@@ -14,6 +15,7 @@ STALE, CROSSED, ONE_SIDED, HALTED, INCOMPLETE, FAULTY = 1, 2, 4, 8, 16, 32
 REFUSALS = (
     "", "unknown_ref", "duplicate_ref", "full", "bad_locate", "bad_px", "bad_qty", "bad_side", "bad_state",
 )  # fmt: skip
+_, UNKNOWN_REF, DUPLICATE_REF, FULL, BAD_LOCATE, BAD_PX, BAD_QTY, BAD_SIDE, BAD_STATE = REFUSALS
 PX_MAX = 1_999_999_900
 MASK = 2**64 - 1
 HALT_CODES = {"Q": 1, "B": 2, "X": 4}
@@ -101,10 +103,11 @@ class ReferenceBooks:
     def apply(self, message: bytes, seq: int) -> tuple[int, dict[str, int]]:
         """Apply one message; return (flags or minus the number of the refusal, the CHANGE fields)."""
         handlers = {
-            b"A": self.add, b"F": self.add, b"E": self.take, b"C": self.take, b"X": self.take, b"D": self.take,
-            b"U": self.replace, b"P": self.trade, b"Q": self.trade, b"B": self.broken, b"S": self.system,
-            b"W": self.breaker, b"R": self.announce, b"H": self.trading, b"Y": self.reg_sho,
-            b"h": self.halt, b"J": self.notice, b"I": self.notice, b"N": self.notice, b"O": self.notice,
+            b"A": self.add, b"F": self.add, b"E": self.take, b"C": self.take, b"X": self.take,
+            b"D": self.take, b"U": self.replace, b"P": self.trade, b"Q": self.trade, b"B": self.broken,
+            b"S": self.system, b"W": self.breaker, b"R": self.announce, b"H": self.trading,
+            b"Y": self.reg_sho, b"h": self.halt, b"J": self.notice, b"I": self.notice, b"N": self.notice,
+            b"O": self.notice,
         }  # fmt: skip
         handler = handlers.get(message[:1], lambda _message, _change: 0)
         change = header(message, seq)
@@ -121,19 +124,19 @@ class ReferenceBooks:
     def locate_in(self, message: bytes) -> int:
         locate = number(message, 1, 2)
         if not 0 < locate < self.symbols_max:
-            raise Refused("bad_locate")
+            raise Refused(BAD_LOCATE)
         return locate
 
     def check_px_qty(self, px: int, qty: int) -> None:
         if not 0 < px <= PX_MAX:
-            raise Refused("bad_px")
+            raise Refused(BAD_PX)
         if qty == 0:
-            raise Refused("bad_qty")
+            raise Refused(BAD_QTY)
 
     def full(self, locate: int) -> None:
         self.symbol(locate).marks |= FAULTY
         self.publish(locate)
-        raise Refused("full")
+        raise Refused(FULL)
 
     def join(self, order: Order) -> None:
         self.orders[order.ref] = order
@@ -171,10 +174,10 @@ class ReferenceBooks:
         locate, ref, side = self.locate_in(message), number(message, 11, 8), chr(message[19])
         qty, px = number(message, 20, 4), number(message, 32, 4)
         if side not in "BS":
-            raise Refused("bad_side")
+            raise Refused(BAD_SIDE)
         self.check_px_qty(px, qty)
         if ref in self.orders:
-            raise Refused("duplicate_ref")
+            raise Refused(DUPLICATE_REF)
         new_level = (locate, side, px) not in self.queues
         if len(self.orders) == self.live_orders_max or (new_level and len(self.queues) == self.levels_max):
             self.full(locate)
@@ -191,7 +194,7 @@ class ReferenceBooks:
     def find(self, message: bytes, change: dict[str, int]) -> Order:
         order = self.orders.get(number(message, 11, 8))
         if order is None:
-            raise Refused("unknown_ref")
+            raise Refused(UNKNOWN_REF)
         change |= {
             "order_ref": order.ref, "px": order.px, "stamp": order.stamp, "locate": order.locate,
             "side": ord(order.side),
@@ -202,7 +205,7 @@ class ReferenceBooks:
         order, kind = self.find(message, change), message[:1]
         wanted = order.qty if kind == b"D" else number(message, 19, 4)
         if wanted == 0:
-            raise Refused("bad_qty")
+            raise Refused(BAD_QTY)
         self.counters["oversize"] += wanted > order.qty
         self.counters["other_locate"] += number(message, 1, 2) != order.locate
         flags = DEPTH_CHANGED
@@ -227,7 +230,7 @@ class ReferenceBooks:
         ref, qty, px = number(message, 19, 8), number(message, 27, 4), number(message, 31, 4)
         self.check_px_qty(px, qty)
         if ref in self.orders:
-            raise Refused("duplicate_ref")
+            raise Refused(DUPLICATE_REF)
         new_level = (order.locate, order.side, px) not in self.queues
         if new_level and len(self.queues) == self.levels_max:  # counted while the old order stands
             self.full(order.locate)
@@ -248,9 +251,9 @@ class ReferenceBooks:
         if cross and qty == 0:  # no cross took place
             return 0
         if not 0 < qty < 2**63:
-            raise Refused("bad_qty")
+            raise Refused(BAD_QTY)
         if not 0 < px <= PX_MAX:
-            raise Refused("bad_px")
+            raise Refused(BAD_PX)
         self.counters["unannounced"] += self.symbol(locate).text is None
         change |= {"trade_px": px, "trade_qty": qty, "printable": 1}
         return TRADED
@@ -281,7 +284,7 @@ class ReferenceBooks:
     def trading(self, message: bytes, _change: dict[str, int]) -> int:
         locate, state = self.locate_in(message), chr(message[19])
         if state not in "THPQ":
-            raise Refused("bad_state")
+            raise Refused(BAD_STATE)
         symbol = self.symbol(locate)
         changed, symbol.state = symbol.state != state, state
         return self.state_published(locate, changed)
@@ -289,7 +292,7 @@ class ReferenceBooks:
     def reg_sho(self, message: bytes, _change: dict[str, int]) -> int:
         locate, action = self.locate_in(message), chr(message[19])
         if action not in "012":
-            raise Refused("bad_state")
+            raise Refused(BAD_STATE)
         symbol = self.symbol(locate)
         changed, symbol.short_sale = symbol.short_sale != int(action), int(action)
         return self.state_published(locate, changed)
@@ -297,7 +300,7 @@ class ReferenceBooks:
     def halt(self, message: bytes, _change: dict[str, int]) -> int:
         locate, market, action = self.locate_in(message), chr(message[19]), chr(message[20])
         if market not in HALT_CODES or action not in "HT":
-            raise Refused("bad_state")
+            raise Refused(BAD_STATE)
         halted = self.symbol(locate).halted_markets
         halted.add(market) if action == "H" else halted.discard(market)
         return self.state_published(locate, changed=False)
