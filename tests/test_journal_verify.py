@@ -249,7 +249,8 @@ def test_show_decodes_filters_and_follows_a_story(tmp_path):
         execution["order"] = number
         execution["exec_id"] = np.frombuffer(b"E%d" % number + bytes(14), np.uint8)
         stream.append(RecordType.ORDER_OUT, order, NOW)
-        stream.append(RecordType.EXECUTION, execution, NOW + 1)
+        raw = b"8=FIX.4.4\x0117=X%d\x01" % number
+        stream.append(RecordType.EXECUTION, execution.tobytes() + raw, NOW + 1)
     command = np.zeros((), COMMAND.dtype)
     command["what"], command["who"], command["why"] = b"arm", b"someone", b"a test"
     alarm = np.zeros((), ALARM.dtype)
@@ -267,11 +268,12 @@ def test_show_decodes_filters_and_follows_a_story(tmp_path):
         "record": 0, "type": "ORDER_OUT", "stream": 0, "seq": 1, "epoch": 7, "mono_ns": NOW, "wall_ns": NOW,
         "decision": 41, "order": 1, "cl_ord_id": "0007000010000001",
     }  # fmt: skip
+    assert (rows[1]["exec_id"], rows[1]["text"]) == ("E1", "8=FIX.4.4|17=X1|")
     assert (rows[4]["what"], rows[4]["who"], rows[4]["why"]) == ("arm", "someone", "a test")
     assert (rows[5]["code"], rows[5]["text"]) == (3, "journal ring is low")
     assert (rows[6]["text"], rows[7]["hex"]) == ("8=FIX.4.4|35=8|", "0001")
     assert [row["order"] for row in show(tmp_path, registry, types={RecordType.EXECUTION})] == [1, 2]
     assert len(list(show(tmp_path, registry, limit=3))) == 3
-    for trace in ("E2", "42", "0007000010000002"):
+    for trace in ("E2", "42", "X2", "0007000010000002"):
         assert [row["record"] for row in show(tmp_path, registry, trace=trace)] == [2, 3]
     assert list(show(tmp_path, registry, trace="E3")) == []

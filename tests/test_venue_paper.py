@@ -26,8 +26,8 @@ class Paper:
     def __init__(self, *, capacity=1024, orders_max=64, live_orders_max=4096, **settings):
         self.segment = Segment.anonymous(64 << 20)
         self.books = Books(self.segment, symbols_max=8, live_orders_max=live_orders_max, levels_max=1024)
-        self.orders = create_ring(self.segment, "orders", 1024, WIRE)
-        self.reports = create_ring(self.segment, "reports", capacity, WIRE)
+        self.orders = create_ring(self.segment, "requests", 1024, WIRE)
+        self.reports = create_ring(self.segment, "answers", capacity, WIRE)
         self.venue = Venue(
             self.segment, orders_ring=self.orders, reports_ring=self.reports, symbols_max=8,
             live_orders_max=live_orders_max, orders_max=orders_max, **settings,

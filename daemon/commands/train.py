@@ -16,7 +16,7 @@ from daemon.progress import bar
 from daemon.recording import record_rows
 from strategy.features import NAMES
 from strategy.offline.dataset import TrainingError
-from strategy.offline.train import train_on_rows
+from strategy.offline.train import TrainSettings, train_on_rows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=pathlib.Path, required=True, help="the capture; its news stand beside it"
     )
     parser.add_argument("--seed", type=int, default=1, help="same rows and seed, same model (default 1)")
+    parser.add_argument("--horizon-s", type=float, default=20.0, help="seconds that a return spans")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("models"), help="models folder")
     parser.add_argument("--config", type=pathlib.Path, help="configuration file (default: the defaults)")
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON alone")
@@ -33,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Record rows, train, write, pin; print the verdict on later rows."""
+    if not 0.001 <= arguments.horizon_s <= 86_400:
+        msg = f"--horizon-s {arguments.horizon_s:g}: must be between 0.001 and 86400"
+        raise CommandError(msg)
     config, folder = read_config(arguments.config), output_folder(arguments.out)
     with bar(None, "messages", "recording features", quiet=arguments.json) as progress:
         rows, embeddings = record_rows(arguments.data, config, progress)
@@ -44,6 +48,7 @@ def execute(arguments: argparse.Namespace) -> int:
             arguments.seed,
             progress=not arguments.json and sys.stderr.isatty(),
             feature_names=NAMES,
+            settings=TrainSettings(horizon_ns=int(arguments.horizon_s * 1e9)),
             source=f"{arguments.data.name}, {len(rows):,} rows",
         )
     except (TrainingError, PlanError) as error:

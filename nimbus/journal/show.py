@@ -64,27 +64,31 @@ def _plain(value: Any) -> Any:
     return value.item()
 
 
+def _text(raw: bytes) -> str | None:
+    """Return bytes as text (SOH shown as |) when every one is printable, else None."""
+    text = raw.replace(b"\x01", b"|").decode("ascii", "replace")
+    return text if text.isascii() and text.isprintable() else None
+
+
 def decoded(entry: Entry, registry: Mapping[int, Record]) -> dict[str, Any]:
     """Return an entry as a flat dict: its header, then its payload's fields by name.
 
-    A type without a declaration has `text` when its payload is printable (SOH shown as |), else `hex`.
+    What follows the declared payload, and a payload without declaration, is `text` or `hex`.
     """
     known = entry.kind in set(RecordType)
-    out: dict[str, Any] = {
-        "record": entry.record,
-        "type": RecordType(entry.kind).name if known else str(entry.kind),
-    }
+    name = RecordType(entry.kind).name if known else str(entry.kind)
+    out: dict[str, Any] = {"record": entry.record, "type": name}
     out |= {f: getattr(entry, f) for f in ("stream", "seq", "epoch", "mono_ns", "wall_ns")}
-    layout = registry.get(entry.kind)
-    if layout is None:
-        text = entry.payload.replace(b"\x01", b"|").decode("ascii", "replace")
-        return out | (
-            {"text": text} if text.isascii() and text.isprintable() else {"hex": entry.payload.hex()}
-        )
-    raw = entry.payload.ljust(layout.size, b"\0")[: layout.size]
-    values = np.frombuffer(raw, layout.dtype)[0]
-    fields = [f for f in layout.dtype.names or () if not f.startswith(_PAD)]
-    return out | {(f"payload_{f}" if f in out else f): _plain(values[f]) for f in fields}
+    rest, layout = entry.payload, registry.get(entry.kind)
+    if layout is not None:
+        values = np.frombuffer(rest[: layout.size].ljust(layout.size, b"\0"), layout.dtype)[0]
+        fields = [f for f in layout.dtype.names or () if not f.startswith(_PAD)]
+        out |= {(f"payload_{f}" if f in out else f): _plain(values[f]) for f in fields}
+        rest = rest[layout.size :]
+    if not rest:
+        return out
+    text, key = _text(rest), "rest" if "text" in out else "text"
+    return out | ({key: text} if text is not None else {"hex": rest.hex()})
 
 
 def _linked(row: Mapping[str, Any]) -> set[tuple[str, Any]]:
@@ -93,8 +97,11 @@ def _linked(row: Mapping[str, Any]) -> set[tuple[str, Any]]:
 
 def _story(folder: pathlib.Path, registry: Mapping[int, Record], trace: str) -> set[tuple[str, Any]]:
     """Return every decision and order number that records tie to the one in which an id reads `trace`."""
-    rows = (decoded(entry, registry) for entry in entries(folder))
-    ties = [(_linked(row), any(str(row.get(name)) == trace for name in _IDS)) for row in rows]
+    ties = []
+    for entry in entries(folder):
+        row = decoded(entry, registry)
+        mentions = any(str(row.get(name)) == trace for name in _IDS) or f"={trace}|" in row.get("text", "")
+        ties.append((_linked(row), mentions))
     links = set[tuple[str, Any]]().union(*(linked for linked, mentions in ties if mentions))
     while True:
         wider = links.union(*(linked for linked, _ in ties if linked & links))

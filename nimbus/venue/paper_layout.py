@@ -161,7 +161,8 @@ def row_at(venue: int, locate: int) -> int:
 @inlined
 def head_at(row: int, side: int) -> int:
     """Return where a row keeps the best order of a side (B or S)."""
-    return row + _ROW.bids + (side & 1) * 8  # 'B' is even, 'S' is odd
+    at: int = row + _ROW.bids + (side & 1) * 8  # 'B' is even, 'S' is odd
+    return at
 
 
 @inlined
