@@ -77,7 +77,12 @@ llvmlite.binding.set_option("", "-addr-sink-using-gep=false")
 CACHE_FOLDER: Final = cache_home() / source_digest()
 cast("Any", numba).config.CACHE_DIR = str(CACHE_FOLDER)
 # A read-only home means compiling at each start instead of no start at all.
-_FLAGS: Final = {"nogil": True, "no_cfunc_wrapper": True, "cache": _can_hold(CACHE_FOLDER), "error_model": "numpy"}
+_FLAGS: Final = {
+    "nogil": True,
+    "no_cfunc_wrapper": True,
+    "cache": _can_hold(CACHE_FOLDER),
+    "error_model": "numpy",
+}
 
 
 def kernel(fn: Callable[P, R]) -> Callable[P, R]:

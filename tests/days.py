@@ -1,4 +1,3 @@
-
 """ITCH streams for tests, from a seed: orderly days that any book builder agrees on, and hostile ones."""
 
 from __future__ import annotations
