@@ -33,6 +33,8 @@ KIND_NAMES: Final = ("logical", "monotonic", "wall", "tsc")
 
 NS_PER_S: Final = 1_000_000_000
 CALIBRATION_NS: Final = 20_000_000
+CPU_INFO: Final = "/proc/cpuinfo"
+CLOCK_SOURCES: Final = "/sys/devices/system/clocksource/clocksource0/available_clocksource"
 _CLOCK_REALTIME, _CLOCK_MONOTONIC = 0, 1  # Linux clock ids
 _PAIR_TRIES: Final = 16
 
@@ -137,9 +139,9 @@ def tsc_is_invariant() -> bool:
     if platform.machine() in {"aarch64", "arm64"}:
         return True  # the generic timer is so by architecture
     try:
-        with open("/proc/cpuinfo") as text:  # noqa: PTH123 (a line of it is enough)
+        with open(CPU_INFO) as text:  # noqa: PTH123 (one line of it is enough)
             flags = next((line.split() for line in text if line.startswith("flags")), [])
-        with open("/sys/devices/system/clocksource/clocksource0/available_clocksource") as text:  # noqa: PTH123
+        with open(CLOCK_SOURCES) as text:  # noqa: PTH123 (as above)
             sources = text.read().split()
     except OSError:
         return False

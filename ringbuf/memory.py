@@ -184,14 +184,7 @@ def clear(addr: int, size: int) -> None:
     """Set size bytes to zero."""
 
 
-def _leading_zeros(_ctx: Any, builder: Any, args: list[Any]) -> Any:
-    i1 = ir.IntType(1)
-    kind = ir.FunctionType(I64, [I64, i1])
-    count = cast("Any", cgutils).get_or_insert_function(builder.module, kind, "llvm.ctlz.i64")
-    return builder.call(count, [args[0], ir.Constant(i1, 0)])  # zero is allowed
-
-
-@lowered(_leading_zeros)
+@lowered(lambda _ctx, builder, args: builder.ctlz(args[0], ir.Constant(ir.IntType(1), 0)))
 def leading_zeros(value: int) -> int:  # type: ignore[empty-body]
     """Count the zero bits above the highest set bit of a word (64 for zero)."""
 

@@ -21,7 +21,7 @@ from ringbuf.agent import create_stop
 from ringbuf.atomics import cycles, load_acquire, load_relaxed, store_release
 from ringbuf.hot_thread import HotThread
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import load_i64, store_i64
+from ringbuf.memory import load_i64, store_i64, wrapping_multiply
 from ringbuf.records import CACHE_LINE, record
 from ringbuf.segment import Segment
 from ringbuf.spsc import (
@@ -62,12 +62,12 @@ class ProbeError(Exception):
 @inlined
 def _fill(addr: int, number: int) -> None:
     store_i64(addr, number)
-    store_i64(addr + _SEAL_AT, number * _SEAL)
+    store_i64(addr + _SEAL_AT, wrapping_multiply(number, _SEAL))
 
 
 @inlined
 def _is_wrong(addr: int, number: int) -> bool:
-    return load_i64(addr) != number or load_i64(addr + _SEAL_AT) != number * _SEAL
+    return load_i64(addr) != number or load_i64(addr + _SEAL_AT) != wrapping_multiply(number, _SEAL)
 
 
 @inlined
@@ -180,7 +180,7 @@ def produce(ring: int, total: int, batch: int) -> int:
 def consume(ring: int, total: int, batch: int, stamps: int) -> int:
     """Pop records 1..total, one pop for up to `batch` of them; return how many were wrong or out of order.
 
-    stamps: total // WINDOW + 1 pairs (counter reading, records seen): at the start and at each WINDOW records.
+    stamps: total // WINDOW + 1 pairs (counter reading, records seen), the first at the start.
     """
     wrong = 0
     seen = 0

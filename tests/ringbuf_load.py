@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))  # as a program: this tree, not an installed one
 
 from ringbuf import agent, segment, seqlock, spsc  # noqa: E402
 from ringbuf.jit import kernel  # noqa: E402
-from ringbuf.memory import copy, load_i64, store_i64  # noqa: E402
+from ringbuf.memory import copy, load_i64, store_i64, wrapping_multiply  # noqa: E402
 from ringbuf.records import record  # noqa: E402
 
 LOAD = record("LOAD", "i8 number from 1\n8i8 seal number times a constant, eight times", line=8)
@@ -31,7 +31,7 @@ def fill(addr: int, number: int) -> None:
     """Write record `number`."""
     store_i64(addr, number)
     for at in range(8, SIZE, 8):
-        store_i64(addr + at, number * SEAL)
+        store_i64(addr + at, wrapping_multiply(number, SEAL))
 
 
 @kernel
@@ -40,7 +40,7 @@ def is_whole(addr: int) -> bool:
     number = load_i64(addr)
     whole = True
     for at in range(8, SIZE, 8):
-        whole = whole and load_i64(addr + at) == number * SEAL
+        whole = whole and load_i64(addr + at) == wrapping_multiply(number, SEAL)
     return whole
 
 
@@ -92,7 +92,7 @@ def half_write(cell: int, number: int) -> None:
     """Enter the cell and write only the first half of the record."""
     addr = seqlock.begin_write(cell)
     store_i64(addr, number)
-    store_i64(addr + 8, number * SEAL)
+    store_i64(addr + 8, wrapping_multiply(number, SEAL))
 
 
 @kernel

@@ -133,7 +133,7 @@ def test_invariance_is_what_the_kernel_says(
     monkeypatch: pytest.MonkeyPatch, flags: str | None, sources: str, expected: bool
 ) -> None:
     def fake_open(path: str, *_rest: Any) -> io.StringIO:
-        if path == "/proc/cpuinfo":
+        if path == clocks.CPU_INFO:
             if flags is None:
                 raise FileNotFoundError(path)
             return io.StringIO(f"processor : 0\nflags\t: fpu {flags} tsc\n")

@@ -130,6 +130,38 @@ def test_leading_zeros(value: int) -> None:
     assert _leading_zeros(value) == 64 - (value % 2**64).bit_length()
 
 
+@kernel
+def _trailing_zeros(value: int) -> int:
+    return memory.trailing_zeros(value)
+
+
+@kernel
+def _multiply(left: int, right: int) -> int:
+    return memory.wrapping_multiply(left, right)
+
+
+@kernel
+def _byte_marks(addr: int, value: int) -> int:
+    return memory.byte_marks(addr, value)
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**63), 2**63 - 1))
+def test_multiplication_wraps_and_trailing_zeros_count(left: int, right: int) -> None:
+    assert _multiply(left, right) % 2**64 == left * right % 2**64
+    word = left % 2**64
+    assert _trailing_zeros(left) == ((word & -word).bit_length() - 1 if word else 64)
+
+
+@given(
+    st.lists(st.sampled_from([0, 1, 2, 127, 128, 129, 254, 255]), min_size=8, max_size=8), st.integers(0, 255)
+)
+def test_the_lowest_byte_mark_is_the_first_equal_byte(word: list[int], value: int) -> None:
+    area = np.array([9, *word], np.uint8)
+    marks = _byte_marks(area.ctypes.data + 1, value) % 2**64
+    first = word.index(value) if value in word else -1
+    assert ((marks & -marks).bit_length() // 8 - 1 if marks else -1) == first
+
+
 def test_prefetch_takes_any_address() -> None:
     for addr in (0, -1, 64, 1 << 62):
         _prefetch(addr)
