@@ -75,7 +75,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
             response = await handler(request)
         except web.HTTPException as error:
             response = failure(error.status, error.reason.lower().replace(" ", "_"), error.reason)
-        except Exception as error:  # noqa: BLE001  the one place that catches everything: a fault is logged, not shown
+        except Exception as error:  # noqa: BLE001  the one place that catches everything: logged, not shown
             structlog.get_logger(agent="admin").exception("admin_fault", path=request.path, error=str(error))
             response = failure(500, "fault", "the request failed; see the log")
     response.headers["X-Contrafusion-API"] = API_VERSION

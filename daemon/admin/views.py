@@ -8,9 +8,11 @@ from typing import Any, Final
 from daemon.admin.text import average_px, money, time_text
 from daemon.config import config_hash
 from daemon.system import System
-from nimbus.messages import BUY
+from nimbus.messages import BUY, TOP_OF_BOOK
 from ringbuf.hot_thread import HotThread
 from ringbuf.jit import source_digest
+from ringbuf.seqlock import cell_size
+from ringbuf.seqlock import read as read_cell
 
 LAST_FILLS: Final = 20
 _SYMBOL_ORDERS_MAX: Final = 100
@@ -22,6 +24,8 @@ class SystemViews:
 
     def __init__(self, system: System, thread: HotThread) -> None:
         self._system, self._thread = system, thread
+        self._top_addr = system.segment.allocate("admin.top", TOP_OF_BOOK.size)
+        self._top: Any = system.segment.array("admin.top", TOP_OF_BOOK)[0]
         self._started_ns = time.monotonic_ns()
         self._beats = (-1, 0, time.monotonic_ns())  # messages, idle turns, when they last moved
 
@@ -57,21 +61,29 @@ class SystemViews:
 
     def positions(self) -> list[dict[str, Any]]:
         """One row per symbol that traded or has open orders."""
-        text_of = self._system.books.symbol_text
-        rows = self._system.orders.positions(text_of)
-        return [self._position(symbol, row) for symbol, row in sorted(rows.items())]
+        rows = self._system.orders.positions(self._system.books.symbol_text, refresh=False)
+        return [self._position(symbol) for symbol in sorted(rows)]
 
-    def _position(self, symbol: str, row: dict[str, Any] | None) -> dict[str, Any]:
+    def _mark_px2(self, locate: int) -> int:
+        """Return twice the mid of a locate's book as last published, 0 when a side is empty."""
+        cell = self._system.books.state.tops + locate * cell_size(TOP_OF_BOOK)
+        if read_cell(cell, self._top_addr, TOP_OF_BOOK.size) < 0:
+            return 0
+        bid_px, ask_px = int(self._top["bid_px"]), int(self._top["ask_px"])
+        return bid_px + ask_px if bid_px and ask_px else 0
+
+    def _position(self, symbol: str) -> dict[str, Any]:
         system, locate = self._system, self._system.books.locate_of(symbol)
-        held = system.orders.position_row(locate)
+        held = system.orders.position_row(locate).copy()
         qty, limit = int(held["position_qty"]), system.config.risk.position_max
+        basis, mark_px2 = int(held["basis"]), self._mark_px2(locate)
         return {
             "symbol": symbol,
             "qty": qty,
-            "avg_px": average_px(int(held["basis"]), qty),
-            "mark_px": money(int(held["mark_px2"]) // 2),
-            "realized_pnl": money(row["realized_pnl_px4"] if row else 0),
-            "unrealized_pnl": money(row["unrealized_pnl_px4x2"] // 2 if row else 0),
+            "avg_px": average_px(basis, qty),
+            "mark_px": money(mark_px2 // 2),
+            "realized_pnl": money(int(held["cash"]) + basis),
+            "unrealized_pnl": money((qty * mark_px2 - 2 * basis) // 2 if mark_px2 else 0),
             "open_buy_qty": int(held["open_buy_qty"]),
             "open_sell_qty": int(held["open_sell_qty"]),
             "limit_qty": limit,
@@ -83,9 +95,8 @@ class SystemViews:
         """One known symbol with its last orders; None for a symbol the feed has not announced."""
         if self._system.books.locate_of(symbol) < 0:
             return None
-        rows = self._system.orders.positions(self._system.books.symbol_text)
         mine = [order for order in self.orders() if order["symbol"] == symbol]
-        return self._position(symbol, rows.get(symbol)) | {"orders": mine[-_SYMBOL_ORDERS_MAX:]}
+        return self._position(symbol) | {"orders": mine[-_SYMBOL_ORDERS_MAX:]}
 
     def orders(self) -> list[dict[str, Any]]:
         """Every order of the day, oldest first."""

@@ -153,12 +153,16 @@ class Orders:
             if not stale:
                 mark(self.addr, int(locate), mark_px2)
 
-    def positions(self, symbol_text: Callable[[int], str]) -> dict[str, dict[str, Any]]:
+    def positions(
+        self, symbol_text: Callable[[int], str], *, refresh: bool = True
+    ) -> dict[str, dict[str, Any]]:
         """Return every symbol that traded or has open orders; money in the currency, before fees.
 
+        refresh: mark them first; not while the orders loop runs in another thread, which owns the marks.
         Integers stand beside the money: *_px4 is 1/10,000, unrealised twice that (*_px4x2), both exact.
         """
-        self.refresh_marks()
+        if refresh:
+            self.refresh_marks()
         rows = self._positions
         found: dict[str, dict[str, Any]] = {}
         for locate in ((rows["fills"] != 0) | (rows["open_orders"] != 0)).nonzero()[0]:
