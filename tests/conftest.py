@@ -6,7 +6,12 @@ import os
 import pathlib
 import tempfile
 
+import hypothesis
 import pytest
+
+# The first call of a kernel compiles it, and a busy machine is no failure: no test looks at the clock.
+hypothesis.settings.register_profile("contrafusion", deadline=None)
+hypothesis.settings.load_profile("contrafusion")
 
 # Numba shows the LLVM IR of a kernel only in the process that compiled it, so tests compile afresh.
 # A worker of a parallel run shares the folder of the run.
