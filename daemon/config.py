@@ -7,6 +7,7 @@ of summary.json and of the report, so two runs can be told apart.
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import hashlib
 import pathlib
 
@@ -21,7 +22,11 @@ class FeedConfig:
 
     capture: str = setting("", "capture file that `run` plays at recorded speed")
     speed: float = setting(1.0, "`run`: market seconds per second", low=0.01, high=100_000.0)
-    date: str = setting("1970-01-01", "trading day of a raw ITCH file, YYYY-MM-DD (UTC midnight)")
+    date: str = setting(
+        "1970-01-01",
+        "trading day of a raw ITCH file, YYYY-MM-DD (UTC midnight)",
+        read=dt.date.fromisoformat,
+    )
     checksums: str = setting("count", "wrong UDP checksums: count or refuse", choices=("count", "refuse"))
 
 
@@ -134,7 +139,7 @@ class OrdersConfig:
     """The order pool and its FIX session."""
 
     day_orders_max: int = setting(1_048_576, "orders of one day; no slot is re-used", low=64, high=1 << 24)
-    timestamp_digits: int = setting(6, "fraction digits of FIX times: 0, 3, 6, 9", low=0, high=9)
+    timestamp_digits: int = setting(6, "fraction digits of FIX times: 0, 3, 6, 9", choices=(0, 3, 6, 9))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import dataclasses
 import pathlib
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar, get_type_hints
 
 T = TypeVar("T")
@@ -34,11 +34,15 @@ def setting(
     *,
     low: float | None = None,
     high: float | None = None,
-    choices: tuple[str, ...] = (),
+    choices: tuple[Any, ...] = (),
     power_of_two: bool = False,
+    read: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """Declare one setting: its default, what it means, and the values it allows."""
-    allowed = {"low": low, "high": high, "choices": choices, "power_of_two": power_of_two}
+    """Declare one setting: its default, what it means, and the values it allows.
+
+    read: the function its owner reads the value with; what raises ValueError there is not allowed.
+    """
+    allowed = {"low": low, "high": high, "choices": choices, "power_of_two": power_of_two, "read": read}
     return dataclasses.field(default=default, metadata={"meaning": meaning, **allowed})
 
 
@@ -112,7 +116,7 @@ def _complaint(kind: type[Any], allowed: Any, given: Any) -> str:
     if not right or (isinstance(given, bool) and kind is not bool):
         return f"must be {_NAMES[kind]}"
     if allowed["choices"] and given not in allowed["choices"]:
-        return "must be one of " + ", ".join(allowed["choices"])
+        return "must be one of " + ", ".join(map(str, allowed["choices"]))
     if kind is float and given != given:  # noqa: PLR0124  NaN
         return "must be a number"
     low, high = allowed["low"], allowed["high"]
@@ -120,6 +124,11 @@ def _complaint(kind: type[Any], allowed: Any, given: Any) -> str:
         return f"must be between {low} and {high}"
     if allowed["power_of_two"] and given & (given - 1):
         return "must be a power of two"
+    if allowed["read"]:
+        try:
+            allowed["read"](given)
+        except ValueError as error:
+            return f"cannot be read: {error}"
     return ""
 
 
