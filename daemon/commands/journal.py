@@ -64,6 +64,9 @@ def _show(arguments: argparse.Namespace) -> int:
     except KeyError as error:
         msg = f"no record type {error.args[0]}: see --help"
         raise CommandError(msg) from None
+    if arguments.limit is not None and arguments.limit < 0:
+        msg = f"--limit {arguments.limit}: must be 0 or more"
+        raise CommandError(msg)
     for row in show(arguments.folder, PAYLOADS, types=types, limit=arguments.limit, trace=arguments.trace):
         sys.stdout.buffer.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
     return 0
