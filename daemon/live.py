@@ -25,7 +25,7 @@ from daemon.logs import logger
 from daemon.outcome import write
 from daemon.pipeline import NEED_INPUT, STOPPED, run_inline
 from daemon.replay import Replay
-from daemon.system import System, segment_size
+from daemon.system import System, close_input, segment_size
 from daemon.warm import warm_up
 from nimbus.feed.capture import CaptureError
 from nimbus.journal.segments import JournalError
@@ -71,13 +71,17 @@ class Daemon:
 
     def _crank(self) -> str:
         """Keep the hot thread inside the kernel; it comes out for the next chunk of the file only."""
+        at_end = False
         while True:
             status = run_inline(self.system.pipeline, FOREVER)
             try:
                 if status == STOPPED:
                     return "stopped"
                 if status == NEED_INPUT and not self.system.source.refill():
-                    return "end of capture"
+                    if at_end:
+                        return "end of capture"
+                    close_input(self.system.market)
+                    at_end = True
             except CaptureError as error:
                 return str(error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 from typing import Any, Final
@@ -33,23 +34,23 @@ def record_rows(
     rows: list[NDArray[Any]] = []
     memory = Segment.anonymous(RECORDER.size + ROWS_A_CALL * FEATURE_ROW.size + 2 * CACHE_LINE + (1 << 20))
     recorder = Recorder(memory, ROWS_A_CALL)
-    system = System(config, capture, recorder=recorder.addr)
-    warm_up(system.pipeline, quiet=progress is None)
-    done = 0
-    while True:
-        try:
-            status = run_inline(system.pipeline, ROWS_A_CALL)
-            rows.append(recorder.drain())
-            for stream in system.streams:  # a recording leaves no journal
-                for view in stream.waiting():
-                    stream.release(len(view) // 128)
-            if progress is not None:
-                progress.update(int(system.control["heartbeat"]) - done)
-                done = int(system.control["heartbeat"])
-            if status == NEED_INPUT and not system.source.refill():
-                break
-        except CaptureError as error:
-            raise CommandError(str(error)) from None
+    with contextlib.closing(System(config, capture, recorder=recorder.addr)) as system:
+        warm_up(system.pipeline, quiet=progress is None)
+        done = 0
+        while True:
+            try:
+                status = run_inline(system.pipeline, ROWS_A_CALL)
+                rows.append(recorder.drain())
+                for stream in system.streams:  # a recording leaves no journal
+                    for view in stream.waiting():
+                        stream.release(len(view) // 128)
+                if progress is not None:
+                    progress.update(int(system.control["heartbeat"]) - done)
+                    done = int(system.control["heartbeat"])
+                if status == NEED_INPUT and not system.source.refill():
+                    break
+            except CaptureError as error:
+                raise CommandError(str(error)) from None
     return np.concatenate(rows), _embeddings(system)
 
 

@@ -15,14 +15,14 @@ import numpy as np
 
 from daemon.errors import CommandError, writing
 from daemon.pipeline import NEED_DRAIN, NEED_INPUT, STOPPED, run_inline, settle
-from daemon.system import CONTROL_STREAM, System
+from daemon.system import CONTROL_STREAM, System, close_input
 from nimbus.book.snapshot import state_hash
 from nimbus.feed.capture import CaptureError
-from nimbus.feed.decode import close_feed
 from nimbus.journal.segments import JournalError
 from nimbus.journal.types import RUN_END, RecordType
 from nimbus.journal.writer import JournalWriter, erase
 from nimbus.orders.send import cancel_all
+from ringbuf.hot_thread import HotThread
 
 MESSAGES_A_CALL: Final = 1 << 18
 SETTLE_STEPS: Final = 8
@@ -54,29 +54,48 @@ class Replay:
         self.stopped = False
 
     def run(self, progress: Any = None) -> None:
-        """Run to the end of the capture; progress.update(n) is called with the messages handled."""
-        system = self.system
-        system.arm("replay", "a replay arms the paper venue by itself")
+        """Run to the end of the capture; progress.update(n) is called with the messages handled.
+
+        The crank is turned by a thread, since a kernel that waits for the recorded time hears no signal: an
+        interrupt sets the stop word, the journal is ended in good order, and KeyboardInterrupt goes on.
+        """
+        self.system.arm("replay", "a replay arms the paper venue by itself")
         started = time.perf_counter()
+        thread = HotThread("replay", self._whole, (progress,), self.system.control_addr)
+        thread.start()
         try:
-            done = 0
-            while True:
-                status = run_inline(system.pipeline, MESSAGES_A_CALL)
-                self.writer.drain()
-                if progress is not None:
-                    progress.update(int(system.control["heartbeat"]) - done)
-                    done = int(system.control["heartbeat"])
-                self.stopped = status == STOPPED
-                if self.stopped or (status == NEED_INPUT and not system.source.refill()):
-                    break
-                assert status in (NEED_INPUT, NEED_DRAIN)
-            close_feed(system.feed.addr)
-            self.finish()
-        except CaptureError as error:
-            raise CommandError(str(error)) from None
-        except JournalError as error:
-            raise CommandError(str(error)) from None
+            thread.join()
+        except KeyboardInterrupt:
+            thread.request_stop()
+            thread.join()
+            raise
+        if isinstance(thread.error, CaptureError | JournalError):
+            raise CommandError(str(thread.error)) from None
+        if thread.error is not None:
+            raise thread.error
         self.elapsed_s = time.perf_counter() - started
+
+    def _whole(self, progress: Any) -> None:
+        self._crank(progress)
+        if not self.stopped:
+            close_input(self.system.market)
+            self._crank(progress)
+        self.finish()
+
+    def _crank(self, progress: Any) -> None:
+        """Run until the input is used up, or the stop word is set."""
+        system = self.system
+        done = int(system.control["heartbeat"])
+        while True:
+            status = run_inline(system.pipeline, MESSAGES_A_CALL)
+            self.writer.drain()
+            if progress is not None:
+                progress.update(int(system.control["heartbeat"]) - done)
+                done = int(system.control["heartbeat"])
+            self.stopped = status == STOPPED
+            if self.stopped or (status == NEED_INPUT and not system.source.refill()):
+                return
+            assert status in (NEED_INPUT, NEED_DRAIN)
 
     def finish(self) -> None:
         """Cancel what works, let everything under way arrive, write the last record, close the journal."""

@@ -19,11 +19,12 @@ from daemon.pipeline import CONTROL, Pipeline
 from nimbus.book.layout import BOOK
 from nimbus.book.owner import Books, table_sizes
 from nimbus.feed.capture import CaptureError, CaptureSource
-from nimbus.feed.decode import Feed
+from nimbus.feed.decode import Feed, close_feed
+from nimbus.feed.state import OK
 from nimbus.journal.log import Stream
 from nimbus.journal.types import NEWS as NEWS_TAKEN
 from nimbus.journal.types import RUN_START, STATE_CHANGE, RecordType
-from nimbus.market import Market
+from nimbus.market import Market, renew
 from nimbus.messages import DISARMED, JOURNAL, LAYOUT_VERSION, NEWS, PAPER
 from nimbus.orders.agent import Orders
 from nimbus.orders.kill_switch import OPERATOR
@@ -82,6 +83,15 @@ class News:
     counts: dict[str, int]
 
 
+def close_input(market: Market) -> None:
+    """At the end of a capture, take up the new session that the feed still holds, if there is one.
+
+    The crank must be turned once more after it.
+    """
+    if close_feed(market.feed.addr) == OK:
+        renew(market.state)
+
+
 def read_schedule(capture: pathlib.Path, config: Config) -> News:
     """Read and score the news of a capture; none when there is no file and none was asked for."""
     asked = config.news.file
@@ -111,8 +121,15 @@ class System:
         self.config, self.capture = config, capture
         self.segment = segment or Segment.anonymous(segment_size(config))
         self.source = open_capture(capture, config, self.segment)
-        self.news = read_schedule(capture, config)
-        symbols_max = config.book.symbols_max
+        try:
+            self._build(recorder)
+        except BaseException:
+            self.close()
+            raise
+
+    def _build(self, recorder: int) -> None:
+        config, symbols_max = self.config, self.config.book.symbols_max
+        self.news = read_schedule(self.capture, config)
         self.feed = Feed(self.segment, strict=config.feed.checksums == "refuse")
         self.books = Books(
             self.segment,
@@ -206,6 +223,10 @@ class System:
             self.control[word] = self.histograms[stage].addr
         self.strategy.head["clock"] = self.clock.addr
         self.strategy.head["inference_ns"] = self.histograms["inference"].addr
+
+    def close(self) -> None:
+        """Close the capture; nothing may turn the crank any more, everything else can still be read."""
+        self.source.close()
 
     @property
     def now_ns(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import sys
 import tempfile
@@ -51,4 +52,5 @@ def warm_kernels(config: Config) -> None:
     with tempfile.TemporaryDirectory() as folder:
         capture = pathlib.Path(folder) / "one.itch"
         capture.write_bytes(_ONE_MESSAGE)
-        warm_up(System(config, capture).pipeline)
+        with contextlib.closing(System(config, capture)) as system:
+            warm_up(system.pipeline)

@@ -15,12 +15,13 @@ ROOM_MIN: Final = 1  # a message writes at most one row to each export
 
 
 @kernel
-def walk_books(source: int, market: MarketState, bbo: int, depth: int) -> int:
+def walk_books(source: int, market: MarketState, bbo: int, depth: int, messages_max: int) -> int:
     """Apply messages and record rows until NEED_INPUT (chunk used up) or NEED_DRAIN (an export is full).
 
-    bbo, depth: addresses of exports, 0 = none.
+    bbo, depth: addresses of exports, 0 = none.  Also NEED_DRAIN after messages_max messages and packets,
+    so that the caller can show progress and be interrupted: a plain file is one chunk.
     """
-    while True:
+    for _ in range(messages_max):
         message = fetch(market)
         if message == 0:
             if next_packet(source, market.packet) <= 0:
@@ -35,3 +36,4 @@ def walk_books(source: int, market: MarketState, bbo: int, depth: int) -> int:
         full = (depth != 0 and record_row(depth, market.books, market.change) < ROOM_MIN) or full
         if full:
             return NEED_DRAIN
+    return NEED_DRAIN

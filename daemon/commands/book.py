@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import pathlib
 import sys
 from typing import Any
@@ -12,16 +13,17 @@ import orjson
 from daemon.config import Config, read_config
 from daemon.errors import CommandError, writing
 from daemon.progress import bar
-from daemon.system import open_capture
-from nimbus.book.export import Export, bbo_header, csv_text, depth_header
+from daemon.system import close_input, open_capture
+from nimbus.book.export import LEVELS_MAX, Export, bbo_header, csv_text, depth_header
 from nimbus.book.owner import Books, table_sizes
 from nimbus.books_only import NEED_INPUT, walk_books
 from nimbus.feed.capture import CaptureError, CaptureSource
-from nimbus.feed.decode import Feed, close_feed
+from nimbus.feed.decode import Feed
 from nimbus.market import Market
 from ringbuf.segment import Segment
 
 LEVELS_DEFAULT = 10
+MESSAGES_A_CALL = 1 << 20
 _SPARE = 256 << 20
 
 
@@ -71,8 +73,7 @@ class CsvFile:
         self._file.writelines([self._header(), *(f"{first},{line}" for line in lines)])
 
     def close(self) -> None:
-        """Write what is left and close."""
-        self.drain()
+        """Close; what was not drained is lost."""
         self._file.close()
 
 
@@ -83,6 +84,14 @@ class Walk:
         sizes = table_sizes(config.book.symbols_max, config.book.live_orders_max, config.book.levels_max)
         self.segment = Segment.anonymous(sum(sizes.values()) + _SPARE + self._export_bytes(arguments, config))
         self.source: CaptureSource = open_capture(arguments.capture, config, self.segment)
+        self.files: list[CsvFile] = []
+        try:
+            self._build(arguments, config)
+        except BaseException:
+            self.close()
+            raise
+
+    def _build(self, arguments: argparse.Namespace, config: Config) -> None:
         self.feed = Feed(self.segment, strict=config.feed.checksums == "refuse")
         book = config.book
         self.books = Books(
@@ -92,7 +101,6 @@ class Walk:
             levels_max=book.levels_max,
         )
         self.market = Market(self.segment, self.feed, self.books)
-        self.files: list[CsvFile] = []
         self.exports = [
             self._open(arguments.bbo, "bbo", 1, arguments.symbol),
             self._open(arguments.depth, "depth", arguments.levels, arguments.symbol),
@@ -117,15 +125,23 @@ class Walk:
         bbo, depth = self.exports
         done = 0
         while True:
-            status = walk_books(self.source.state, self.market.state, bbo, depth)
+            status = walk_books(self.source.state, self.market.state, bbo, depth, MESSAGES_A_CALL)
             for file in self.files:
                 file.drain()
             progress.update(int(self.market.words["messages"]) - done)
             done = int(self.market.words["messages"])
             if status == NEED_INPUT and not self.source.refill():
                 break
-        close_feed(self.feed.addr)
-        walk_books(self.source.state, self.market.state, bbo, depth)
+        close_input(self.market)
+        while walk_books(self.source.state, self.market.state, bbo, depth, MESSAGES_A_CALL) != NEED_INPUT:
+            for file in self.files:
+                file.drain()
+        for file in self.files:
+            file.drain()
+
+    def close(self) -> None:
+        """Close the capture and the outputs."""
+        self.source.close()
         for file in self.files:
             file.close()
 
@@ -155,13 +171,16 @@ def execute(arguments: argparse.Namespace) -> int:
     if not (arguments.bbo or arguments.depth or arguments.stats):
         msg = "nothing to do: give --bbo OUT.csv, --depth OUT.csv or --stats"
         raise CommandError(msg)
-    config = read_config(arguments.config)
+    if not 1 <= arguments.levels <= LEVELS_MAX:
+        msg = f"--levels {arguments.levels}: must be between 1 and {LEVELS_MAX}"
+        raise CommandError(msg)
+    walk = Walk(arguments, read_config(arguments.config))
     try:
-        walk = Walk(arguments, config)
-    except ValueError as error:
-        raise CommandError(str(error)) from None
-    try:
-        with bar(None, "messages", "books") as progress, writing(arguments.bbo or arguments.depth):
+        with (
+            bar(None, "messages", "books") as progress,
+            writing(arguments.bbo or arguments.depth),
+            contextlib.closing(walk),
+        ):
             walk.run(progress)
     except CaptureError as error:
         raise CommandError(str(error)) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import pathlib
 import re
 import sys
@@ -45,12 +46,12 @@ def execute(arguments: argparse.Namespace) -> int:
     """Replay, write the results, print the summary."""
     config, pace = read_config(arguments.config), pace_of(arguments.speed)
     folder = output_folder(arguments.out)
-    system = System(config, arguments.capture)
-    system.control["pace"] = pace
-    warm_up(system.pipeline, quiet=arguments.json)
-    replay = Replay(system, folder)
-    with bar(None, "messages", "replay", quiet=arguments.json) as progress:
-        replay.run(progress)
+    with contextlib.closing(System(config, arguments.capture)) as system:
+        system.control["pace"] = pace
+        warm_up(system.pipeline, quiet=arguments.json)
+        replay = Replay(system, folder)
+        with bar(None, "messages", "replay", quiet=arguments.json) as progress:
+            replay.run(progress)
     summary = write(replay, folder)
     for warning in summary["warnings"]:
         sys.stderr.write(f"warning: {warning}\n")
