@@ -140,3 +140,20 @@ def enhanced(order: str, number: int, units: int, data: bytes, wire_size: int | 
 
 def simple(order: str, data: bytes, wire_size: int | None = None) -> bytes:
     return block(order, 3, struct.pack(order + "I", wire_size or len(data)) + data)
+
+
+def mold_messages(capture: bytes) -> list[tuple[int, bytes]]:
+    """Read (sequence number, message) from a little-endian ns pcap of Ethernet, IPv4, UDP, MoldUDP64."""
+    assert struct.unpack_from("<I", capture)[0] == 0xA1B23C4D
+    out, at = [], 24
+    while at < len(capture):
+        size = struct.unpack_from("<I", capture, at + 8)[0]
+        mold = capture[at + 16 : at + 16 + size][14 + 20 + 8 :]
+        first, count = struct.unpack_from(">QH", mold, 10)
+        block = 20
+        for k in range(count if count != 0xFFFF else 0):
+            length = struct.unpack_from(">H", mold, block)[0]
+            out.append((first + k, mold[block + 2 : block + 2 + length]))
+            block += 2 + length
+        at += 16 + size
+    return out

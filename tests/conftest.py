@@ -17,6 +17,9 @@ hypothesis.settings.load_profile("contrafusion")
 # A worker of a parallel run shares the folder of the run.
 os.environ.setdefault("XDG_CACHE_HOME", tempfile.mkdtemp(prefix="contrafusion-test-"))
 
+# The day that the tests of the whole share: eight symbols, news, about eleven minutes.
+DAY_SEED, DAY_MESSAGES, DAY_SYMBOLS = 2, 60_000, 8
+
 SHARED = pathlib.Path(os.environ.get("CONTRAFUSION_SHARED", pathlib.Path(__file__).parents[2] / "shared"))
 
 
@@ -27,3 +30,21 @@ def shared_data() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f"real data is absent: {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def day(tmp_path_factory) -> pathlib.Path:
+    """Return a generated capture with its news beside it."""
+    from nimbus.venue.generator import generate
+
+    path = tmp_path_factory.mktemp("day") / "day.pcap"
+    generate(path, DAY_SEED, DAY_MESSAGES, DAY_SYMBOLS)
+    return path
+
+
+@pytest.fixture(scope="session")
+def first_replay(day, tmp_path_factory):
+    """Return what a replay of that day left behind; nobody changes it."""
+    from replays import replay
+
+    return replay(day, tmp_path_factory.mktemp("first") / "out")

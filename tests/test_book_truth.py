@@ -9,6 +9,7 @@ import struct
 
 import numpy as np
 import pytest
+from captures import mold_messages
 from days import framed, make_day
 
 from nimbus.book.book import apply
@@ -34,23 +35,6 @@ def export_file(books, file: int, size: int, bbo: int, deep: int, change: int) -
         left = min(record_row(bbo, books, change), record_row(deep, books, change))
         at += 2 + u2(at)
     return seq
-
-
-def mold_messages(capture: bytes) -> list[tuple[int, bytes]]:
-    """Read (sequence number, message) from a little-endian ns pcap of Ethernet, IPv4, UDP, MoldUDP64."""
-    assert struct.unpack_from("<I", capture)[0] == 0xA1B23C4D
-    out, at = [], 24
-    while at < len(capture):
-        size = struct.unpack_from("<I", capture, at + 8)[0]
-        mold = capture[at + 16 : at + 16 + size][14 + 20 + 8 :]
-        first, count = struct.unpack_from(">QH", mold, 10)
-        block = 20
-        for k in range(count if count != 0xFFFF else 0):
-            length = struct.unpack_from(">H", mold, block)[0]
-            out.append((first + k, mold[block + 2 : block + 2 + length]))
-            block += 2 + length
-        at += 16 + size
-    return out
 
 
 def run(messages: list[bytes], levels: int = 10, symbol: str = "", **capacity: int):
