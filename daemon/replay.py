@@ -50,7 +50,8 @@ class Replay:
         except JournalError as error:
             raise CommandError(str(error)) from None
         system.control["drain_below"] = config.ring_records // 2
-        self.elapsed_s = 0.0
+        self.elapsed_s = self.loop_s = self.drain_s = 0.0  # all; inside the loop kernel; draining
+        self.loop_cpu_s = 0.0  # of loop_s, what this thread had of the core
         self.stopped = False
 
     def run(self, progress: Any = None) -> None:
@@ -87,8 +88,13 @@ class Replay:
         system = self.system
         done = int(system.control["heartbeat"])
         while True:
+            began, cpu = time.perf_counter(), time.thread_time()
             status = run_inline(system.pipeline, MESSAGES_A_CALL)
+            self.loop_cpu_s += time.thread_time() - cpu
+            returned = time.perf_counter()
             self.writer.drain()
+            self.loop_s += returned - began
+            self.drain_s += time.perf_counter() - returned
             if progress is not None:
                 progress.update(int(system.control["heartbeat"]) - done)
                 done = int(system.control["heartbeat"])

@@ -131,7 +131,7 @@ def test_a_news_file_that_is_asked_for_and_missing_is_one_line(small, folder, ca
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> pathlib.Path:
-    """A little capture."""
+    """Make a little capture."""
     path = tmp_path_factory.mktemp("cli") / "small.pcap"
     assert main(["generate", "--seed", "3", "--messages", "4000", "--symbols", "2", str(path), "--json"]) == 0
     return path
@@ -254,7 +254,7 @@ def test_book_has_a_symbol_column_for_several_symbols_and_none_for_one(small, fo
     symbols = {line.split(",")[0] for line in lines[1:]}
     assert len(symbols) == 2
     assert (folder / "deep.csv").read_text().startswith("symbol,mold_seq,ts_ns,a1p,a1q,b1p,b1q,a2p,a2q,")
-    name = sorted(symbols)[0]
+    name = min(symbols)
     assert main(["book", str(small), "--bbo", "one.csv", "--symbol", name]) == 0
     one = (folder / "one.csv").read_text().splitlines()
     assert one[1:] == [line.split(",", 1)[1] for line in lines[1:] if line.startswith(f"{name},")]
@@ -280,7 +280,7 @@ def test_a_journal_that_is_missing_or_none_is_one_line(folder, capsys):
 
 @pytest.fixture(scope="module")
 def kept(small, tmp_path_factory):
-    """A replay of the little capture, for its journal."""
+    """Replay the little capture, for its journal."""
     return replay(small, tmp_path_factory.mktemp("kept"))
 
 

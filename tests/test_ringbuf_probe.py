@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from ringbuf import probe
-from ringbuf.jit import heap_calls
 from ringbuf.segment import Segment
 from ringbuf.spsc import HEADER_SIZE, create_ring
 
@@ -24,8 +23,6 @@ def test_a_short_measurement_gives_every_figure(monkeypatch: pytest.MonkeyPatch)
     assert set(row) >= {"ring_rtt_ns", "ring_rtt_ns_p99", "ring_pingpong_floor_ns", "ring_rtt_ratio", "n"}
     assert row["n"] == 100
     assert all(value > 0 for value in row.values())
-    for fn in (probe.ping, probe.pong):
-        assert heap_calls(fn) == set()
 
 
 @needs_two_cores
@@ -33,7 +30,6 @@ def test_a_short_measurement_gives_every_figure(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("batch", probe.PUBLISH_BATCHES)
 def test_throughput_passes_all_records(batch: int) -> None:
     assert probe.throughput(batch, total=2 * probe.WINDOW, repeats=1) > 0
-    assert heap_calls(probe.produce) == heap_calls(probe.consume) == set()
 
 
 def test_a_damaged_record_fails_the_measurement() -> None:

@@ -19,11 +19,9 @@ from nimbus.messages import (
     TAG_NAMES,
     TOP_CHANGED,
 )
-from ringbuf.jit import heap_calls
-from strategy import agent, contradiction, features, recorder, trading_model
-from strategy.agent import digest, work
+from strategy.agent import digest
 from strategy.contradiction import REASONS as TAG_REASONS
-from strategy.features import COLUMNS, update, vector_at
+from strategy.features import vector_at
 from strategy.recorder import NEED_DRAIN
 from strategy.trading_model import REASONS
 
@@ -274,20 +272,3 @@ def test_two_runs_give_the_same_bytes():
 def test_an_unknown_way_to_journal_is_refused():
     with pytest.raises(KeyError, match="some"):
         Rig(journal_decisions="some")
-
-
-def test_no_kernel_of_the_strategy_allocates():
-    rig = Rig(rows=4)
-    rig.warm(3)
-    kernels = [
-        value
-        for module in (agent, contradiction, features, recorder, trading_model)
-        for value in vars(module).values()
-        if getattr(value, "signatures", None)
-    ]
-    assert work in kernels
-    assert update in kernels
-    assert len(kernels) > 8
-    for fn in kernels:
-        assert not heap_calls(fn), fn
-    assert COLUMNS == 32
