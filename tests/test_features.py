@@ -1,7 +1,6 @@
 """The feature kernels against hand cases, a brute-force recount, closed forms and TA-Lib."""
 
 import math
-import pathlib
 
 import numpy as np
 import pytest
@@ -25,7 +24,6 @@ from strategy.features import (
     VECTOR_WRITTEN,
     Features,
     Normalisation,
-    markdown,
     normalise,
     update,
     vector_at,
@@ -35,7 +33,6 @@ from strategy.features import (
 from strategy.features.arithmetic import decay, log_ratio
 
 START = 34_200 * S
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 @kernel
@@ -348,7 +345,3 @@ def test_log_ratio_is_the_logarithm(a, b):
 
 
 RIG = Rig()
-
-
-def test_the_page_of_features_is_the_table():
-    assert markdown() in (ROOT / "docs" / "features.md").read_text()
