@@ -3,7 +3,7 @@ PYTHON  ?= python3
 VENV    := .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/ready
-MODEL   := models/default/manifest.json
+MODEL   := models/pinned
 OUT     := out
 
 .PHONY: run test lint bench nightly docs clean setup

@@ -37,7 +37,7 @@ class BookConfig:
     symbols_max: int = setting(8_192, "stock locates below this", low=2, high=65_536)
     live_orders_max: int = setting(2_097_152, "orders in all books", low=1_024, high=1 << 27)
     levels_max: int = setting(524_288, "price levels in all books", low=1_024, high=1 << 26)
-    paranoid: bool = setting(default=False, meaning="check every book after each drain of the journal")
+    paranoid: bool = setting(default=False, meaning="replay: check every book at each drain")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -62,6 +62,7 @@ class Daemon:
         self.system.control["pace"] = 1.0 / config.feed.speed
         warm_up(self.system.pipeline)
         self.replay = Replay(self.system, self.folder)
+        self.system.control["depths"] = 1
         self.system.control["drain_below"] = 0  # the control loop drains: the hot thread stays inside
         core = config.run.core if config.run.core >= 0 else usable_cores()[-1]
         stop = self.system.control_addr

@@ -17,12 +17,13 @@ from __future__ import annotations
 from collections import namedtuple
 from typing import Final
 
+from nimbus.book.publish import publish_depth
 from nimbus.feed.capture import next_packet
 from nimbus.feed.itch import DIRECTORY
 from nimbus.journal.log import append, free_slots
 from nimbus.journal.types import NEWS, RecordType
 from nimbus.market import BATCH_MAX, apply_message, fetch, take_packet
-from nimbus.messages import DECISION, INTENT_NEW
+from nimbus.messages import CHANGE, DECISION, DEPTH_CHANGED, INTENT_NEW
 from nimbus.messages import INTENT as INTENT_RECORD
 from nimbus.messages import NEWS as NEWS_RECORD
 from nimbus.orders.reports import receive
@@ -39,6 +40,7 @@ from ringbuf.memory import (
     load_f64,
     load_i64,
     load_u8,
+    load_u16,
     store_f64,
     store_i64,
     store_u16,
@@ -79,10 +81,11 @@ CONTROL = record(
     i8  strategy_ns   histogram, event to decision, inference included
     i8  orders_ns     histogram, intent to bytes in the venue's ring: risk, pool, journal, encoding
     i8  tick_ns       histogram, packet to order handed over, with what its earlier messages cost
-    6i8 pad2          zero
+    i8  depths        1 = the ten-level cell of a book is published after each change of it
+    5i8 pad2          zero
     """,
 )
-_C, _D, _I, _N = CONTROL.at, DECISION.at, INTENT_RECORD.at, NEWS.at
+_C, _I, _N, _CHANGE = CONTROL.at, INTENT_RECORD.at, NEWS.at, CHANGE.at
 _NEWS, _DECISION_SIZE, _NEWS_TAKEN_SIZE = NEWS_RECORD.at, DECISION.size, NEWS.size
 _NEWS_CELL: Final = cell_size(NEWS_RECORD)
 _EMBEDDING_WORDS: Final = (NEWS_RECORD.size - NEWS_RECORD.at.embedding) // 8
@@ -188,6 +191,8 @@ def _step(p: Pipeline, message: int, now_ns: int, started_ns: int, is_sampled: b
     applied_ns = _time(p) if is_sampled else 0
     if flags > 0:
         on_change(p.venue, p.market.books, p.market.change, now_ns)
+        if flags & DEPTH_CHANGED != 0 and load_i64(p.control + _C.depths) != 0:
+            publish_depth(p.market.books, load_u16(p.market.change + _CHANGE.locate))
     if p.schedule != 0 and u1(message) == _R:
         announce(p.schedule, load_i64(message + _SYMBOL_AT), u2(message + _LOCATE_AT))
     receive(p.orders, now_ns)
@@ -237,16 +242,16 @@ def _lacks_room(p: Pipeline) -> bool:
 
 @kernel
 def run_inline(p: Pipeline, messages_max: int) -> int:
-    """Run the pipeline; return NEED_INPUT, NEED_DRAIN (also after messages_max messages) or STOPPED.
+    """Run the pipeline; return NEED_INPUT, NEED_DRAIN (also at each multiple of messages_max) or STOPPED.
 
-    NEED_INPUT: the source's chunk is used up, or the source is at fault: its owner knows.
+    NEED_INPUT: the source's chunk is used up, or the source is at fault: its owner knows.  NEED_DRAIN comes
+    at the same messages however the input is cut into chunks, so that the journal's order does not tell.
     """
     count = load_relaxed(p.control + _C.heartbeat)
-    last = count + messages_max
+    last = (count // messages_max + 1) * messages_max if messages_max > 0 else 0
     now_ns = load_i64(p.control + _C.now_ns)
-    started_ns = fetching_ns = _time(
-        p
-    )  # a tick begins with its packet: messages behind it wait, and that counts
+    # A tick begins with its packet: messages behind others in it wait, and that counts.
+    started_ns = fetching_ns = _time(p)
     while count < last:
         is_sampled = (count + 1) & SAMPLE_MASK == 0
         if is_sampled and fetching_ns == 0:

@@ -42,7 +42,7 @@ TIF_DAY, TIF_IOC = 0, 3
 # FILL.kind: what the orders agent tells the strategy.
 FILL_ACCEPTED, FILL_TRADE, FILL_CANCELLED, FILL_REJECTED, FILL_DENIED, FILL_CANCEL_REJECTED = 1, 2, 3, 4, 5, 6
 
-# State words of the daemon (operations.md lists who may change them).
+# State words of the daemon (docs/operations.md).
 DISARMED, PAPER, LIVE, REDUCING, HALTED, KILLED = 0, 1, 2, 3, 4, 5
 STATE_NAMES: Final = ("DISARMED", "PAPER", "LIVE", "REDUCING", "HALTED", "KILLED")
 

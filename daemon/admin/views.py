@@ -14,7 +14,6 @@ from ringbuf.jit import source_digest
 from ringbuf.seqlock import cell_size
 from ringbuf.seqlock import read as read_cell
 
-LAST_FILLS: Final = 20
 _SYMBOL_ORDERS_MAX: Final = 100
 _MS: Final = 1_000_000
 

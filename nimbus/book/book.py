@@ -1,6 +1,6 @@
 """The level-3 books: one ITCH message in, a CHANGE record and the published top out.
 
-What each message does (feed.md section 3), and what happens when it does not fit:
+What each message does, and what happens when it does not fit:
 A F   add an order.  Refused whole: reference live already, side not B or S, price 0 or above PX_MAX,
       quantity 0, locate 0 or beyond symbols_max, no room (FULL: the book is marked faulty).
 E C   execute from the front of nothing in particular: the reference says which order.  E prints at the

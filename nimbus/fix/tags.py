@@ -42,7 +42,7 @@ STATUS_NAMES: Final = (
     "does_not_fit", "no_symbol", "bad_form",
 )  # fmt: skip  # by minus the status
 
-# Widths of the templates (orders.md, section a); a value beyond them is refused, never cut.
+# Widths of the templates; a value beyond them is refused, never cut.
 BODY_LENGTH_MAX: Final = 10**4 - 1
 MSG_SEQ_NUM_MAX: Final = 10**9 - 1
 QTY_MAX: Final = 10**7 - 1

@@ -16,7 +16,7 @@ from nimbus.messages import BUY, POSITION
 from ringbuf.jit import inlined, kernel
 from ringbuf.memory import load_i64, store_i64
 
-POSITION_QTY_MAX: Final = 400_000_000  # x the largest price fits int64, see orders.md (c), Overflow
+POSITION_QTY_MAX: Final = 400_000_000  # x the largest price fits int64, see risk.LIMIT_BOUNDS
 CASH_MAX: Final = 1 << 61
 OK: Final = 1
 TOO_LARGE: Final = -1

@@ -2,7 +2,7 @@
 
 `check` only reads, so a denial has nothing to undo; `spend` takes the rate token of every evaluated intent,
 and `reserve` (agent.py) follows the last check.  The first failure is the one reason, in the order of
-orders.md (c), cheap and absolute checks first.  Reasons are append-only and never re-used.  There is no
+`check`, cheap and absolute ones first.  Reasons are append-only and never re-used.  There is no
 bypass switch, and no limits at all means that nothing passes (qty_max is 0).
 """
 
@@ -306,7 +306,7 @@ def check(risk: int, intent: int, now_ns: int) -> int:
     return reason
 
 
-# Bounds of each limit at load: with them no product of a check leaves int64 (orders.md (c), Overflow).
+# Bounds of each limit at load: with them no product of a check leaves int64 (widths of FIX fields).
 LIMIT_BOUNDS: Final = {
     "qty_max": (0, QTY_MAX), "lot_qty": (1, QTY_MAX), "notional_max": (0, QTY_MAX * PX_MAX),
     "collar_bp": (0, _BP), "rate_per_s": (0, 1_000_000), "rate_burst": (0, 1_000_000),

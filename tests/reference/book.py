@@ -1,6 +1,6 @@
 """The level-3 books as dicts and lists: slow, obvious, and the specification of nimbus/book.
 
-Written from TotalView-ITCH 5.0 and feed.md section 3, not from the kernels.  A message is refused whole
+Written from TotalView-ITCH 5.0, not from the kernels.  A message is refused whole
 or applied whole; each refusal and each oddity is counted by name.
 """
 
