@@ -228,7 +228,7 @@ def replay_once(day: pathlib.Path, kind: str) -> ReplayTimes:
     """Replay a capture with a model kind (off, rule); journal and features on."""
     config = dataclasses.replace(Config(), model=ModelConfig(kind=kind))
     system = System(config, day)
-    warm_up(system.pipeline, quiet=True)
+    warm_up(system.pipeline)
     with tempfile.TemporaryDirectory() as folder:
         replay = Replay(system, pathlib.Path(folder))
         replay.run()

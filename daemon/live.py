@@ -11,6 +11,7 @@ import asyncio
 import gc
 import pathlib
 import signal
+import sys
 import time
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from daemon.errors import CommandError, output_folder
 from daemon.logs import logger
 from daemon.outcome import write
 from daemon.pipeline import NEED_INPUT, STOPPED, run_inline
+from daemon.progress import showing_compilation
 from daemon.replay import Replay
 from daemon.system import System, close_input, segment_size
 from daemon.warm import warm_up
@@ -151,7 +153,8 @@ class Daemon:
 def run(config: Config, capture: pathlib.Path) -> None:
     """Run the daemon until it is told to stop."""
     set_switch_interval()
-    daemon: Any = Daemon(config, capture)
+    with showing_compilation(quiet=not sys.stderr.isatty()):
+        daemon: Any = Daemon(config, capture)
     try:
         uvloop.run(daemon.main())
     finally:

@@ -1,11 +1,18 @@
-"""Progress bars of jobs that take more than a second: on a terminal, on stderr, nowhere else."""
+"""Progress of jobs that take more than a second, on stderr: bars on a terminal, and the compilation."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from typing import Any
+import time
+from collections.abc import Iterator
+from typing import Any, Final
 
 from tqdm import tqdm
+
+from ringbuf.jit import on_compiled
+
+LINE_EVERY: Final = 50  # kernels, when there is no terminal to draw on
 
 
 def bar(total: int | None, unit: str, what: str, *, quiet: bool = False) -> Any:
@@ -20,3 +27,27 @@ def bar(total: int | None, unit: str, what: str, *, quiet: bool = False) -> Any:
         disable=quiet or not sys.stderr.isatty(),
         file=sys.stderr,
     )
+
+
+@contextlib.contextmanager
+def showing_compilation(*, quiet: bool = False) -> Iterator[None]:
+    """Tell on stderr of the kernels that are compiled inside the block; silent when all come from the cache."""
+    started, count, drawn = time.monotonic(), 0, sys.stderr.isatty()
+
+    def tell(name: str) -> None:
+        nonlocal count
+        count += 1
+        if drawn:
+            sys.stderr.write(f"\rcompiling kernels, once: {count} done, last {name:<32.32}")
+        elif count % LINE_EVERY == 0:
+            sys.stderr.write(f"compiling kernels, once: {count} done\n")
+
+    if quiet:
+        yield
+        return
+    with on_compiled(tell):
+        yield
+    if count:
+        seconds = time.monotonic() - started
+        text = f"compiled {count} kernels in {seconds:.0f} s; kept for the next start"
+        sys.stderr.write(f"\r{text:<72}\n" if drawn else f"{text}\n")

@@ -35,7 +35,7 @@ def record_rows(
     memory = Segment.anonymous(RECORDER.size + ROWS_A_CALL * FEATURE_ROW.size + 2 * CACHE_LINE + (1 << 20))
     recorder = Recorder(memory, ROWS_A_CALL)
     with contextlib.closing(System(config, capture, recorder=recorder.addr)) as system:
-        warm_up(system.pipeline, quiet=progress is None)
+        warm_up(system.pipeline)
         done = 0
         while True:
             try:

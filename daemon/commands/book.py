@@ -12,7 +12,7 @@ import orjson
 
 from daemon.config import Config, read_config
 from daemon.errors import CommandError, writing
-from daemon.progress import bar
+from daemon.progress import bar, showing_compilation
 from daemon.system import close_input, open_capture
 from nimbus.book.export import LEVELS_MAX, Export, bbo_header, csv_text, depth_header
 from nimbus.book.owner import Books, table_sizes
@@ -177,6 +177,7 @@ def execute(arguments: argparse.Namespace) -> int:
     walk = Walk(arguments, read_config(arguments.config))
     try:
         with (
+            showing_compilation(),
             bar(None, "messages", "books") as progress,
             writing(arguments.bbo or arguments.depth),
             contextlib.closing(walk),

@@ -9,7 +9,7 @@ import sys
 import orjson
 
 from daemon.errors import CommandError, output_folder, writing
-from daemon.progress import bar
+from daemon.progress import bar, showing_compilation
 from nimbus.venue.generator import generate
 
 
@@ -27,6 +27,7 @@ def execute(arguments: argparse.Namespace) -> int:
     output_folder(arguments.out.parent)
     try:
         with (
+            showing_compilation(quiet=arguments.json),
             writing(arguments.out),
             bar(arguments.messages, "messages", "generate", quiet=arguments.json) as progress,
         ):

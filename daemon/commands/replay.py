@@ -14,7 +14,7 @@ import orjson
 from daemon.config import read_config
 from daemon.errors import CommandError, output_folder
 from daemon.outcome import write
-from daemon.progress import bar
+from daemon.progress import bar, showing_compilation
 from daemon.replay import Replay
 from daemon.system import System
 from daemon.warm import warm_up
@@ -46,9 +46,11 @@ def execute(arguments: argparse.Namespace) -> int:
     """Replay, write the results, print the summary."""
     config, pace = read_config(arguments.config), pace_of(arguments.speed)
     folder = output_folder(arguments.out)
-    with contextlib.closing(System(config, arguments.capture)) as system:
-        system.control["pace"] = pace
-        warm_up(system.pipeline, quiet=arguments.json)
+    with showing_compilation(quiet=arguments.json):
+        system = System(config, arguments.capture)
+        warm_up(system.pipeline)
+    system.control["pace"] = pace
+    with contextlib.closing(system):
         replay = Replay(system, folder)
         with bar(None, "messages", "replay", quiet=arguments.json) as progress:
             replay.run(progress)

@@ -12,7 +12,7 @@ from bicep.plan import PlanError
 from daemon.config import read_config
 from daemon.errors import CommandError, output_folder
 from daemon.model import pin
-from daemon.progress import bar
+from daemon.progress import bar, showing_compilation
 from daemon.recording import record_rows
 from strategy.features import NAMES
 from strategy.offline.dataset import TrainingError
@@ -38,7 +38,8 @@ def execute(arguments: argparse.Namespace) -> int:
         msg = f"--horizon-s {arguments.horizon_s:g}: must be between 0.001 and 86400"
         raise CommandError(msg)
     config, folder = read_config(arguments.config), output_folder(arguments.out)
-    with bar(None, "messages", "recording features", quiet=arguments.json) as progress:
+    quiet = arguments.json
+    with showing_compilation(quiet=quiet), bar(None, "messages", "recording", quiet=quiet) as progress:
         rows, embeddings = record_rows(arguments.data, config, progress)
     try:
         manifest = train_on_rows(
