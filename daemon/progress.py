@@ -31,7 +31,7 @@ def bar(total: int | None, unit: str, what: str, *, quiet: bool = False) -> Any:
 
 @contextlib.contextmanager
 def showing_compilation(*, quiet: bool = False) -> Iterator[None]:
-    """Tell on stderr of the kernels that are compiled inside the block; silent when all come from the cache."""
+    """Tell on stderr of the kernels compiled inside the block; silent when the cache has them all."""
     started, count, drawn = time.monotonic(), 0, sys.stderr.isatty()
 
     def tell(name: str) -> None:
