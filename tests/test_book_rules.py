@@ -216,7 +216,7 @@ def test_the_check_sees_each_kind_of_damage():
         (orders["prev"], 2, 0, "not linked"),
         (orders["stamp"], 2, 1, "order of arrival"), (orders["qty"], 1, 7, "sums"),
         (orders["qty"], 1, 0, "empty"), (levels["qty"], 2, 3, "sums"),
-        (levels["px"], 2, 5, "does not belong"), (levels["tail"], 1, 1, "not linked"),
+        (levels["px"], 2, 5, "does not belong"), (levels["prev"], 1, 1, "not linked"),
         (top, 3, 99, "top differs"), (rows["marks"], 1, BOOK_STALE, "status differs"),
         (words["orders_used"], 0, 9, "orders standing"), (words["levels_used"], 0, 9, "levels standing"),
         (ladder, 0, int(ladder[1]), "not sorted"), (words["ladder_next"], 0, 0, "outside"),

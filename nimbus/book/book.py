@@ -117,7 +117,7 @@ def _add(books: BookState, msg: int, change: int, cause: int) -> int:
     if vacant == FULL or slot == 0 or load_i64(books.words + _BOOKS.stamp) >= STAMP_MAX:
         return _full(books, locate, cause)
     ladder = 2 * locate + (side & 1)
-    level = levels.level_for(books, ladder, px)
+    level, is_best = levels.level_for(books, ladder, px)
     if level == 0:
         return _full(books, locate, cause)
     if load_u8(books.books + locate * _BOOK_SIZE + _BOOK.known) == 0:
@@ -133,8 +133,7 @@ def _add(books: BookState, msg: int, change: int, cause: int) -> int:
     store_i64(change + _CHANGE.left_qty, qty)
     store_i64(change + _CHANGE.stamp, load_i64(change + _CHANGE.new_stamp))
     store_u8(change + _CHANGE.side, side)
-    best = levels.best_of(levels.ladder_at(books, ladder))
-    return DEPTH_CHANGED | publish_side(books, ladder, cause) if level == best else DEPTH_CHANGED
+    return DEPTH_CHANGED | publish_side(books, ladder, level, cause) if is_best else DEPTH_CHANGED
 
 
 @inlined
@@ -193,7 +192,9 @@ def _take(books: BookState, msg: int, change: int, cause: int) -> int:
         flags |= _print(books, msg, change, cause)
     store_i64(change + _CHANGE.qty, qty)
     store_i64(change + _CHANGE.left_qty, rest - qty)
-    was_best = level == levels.best_of(levels.ladder_at(books, ladder))
+    at = levels.ladder_at(books, ladder)
+    best = levels.best_of(at)
+    is_best = level == best
     if qty < rest:
         record = books.levels + level * _LEVEL_SIZE
         store_u32(order + _RESTING.qty, rest - qty)
@@ -201,9 +202,10 @@ def _take(books: BookState, msg: int, change: int, cause: int) -> int:
     else:
         order_map.unlink(books, slot)
         if levels.leave(books, slot) == 0:
-            levels.drop_level(books, level)
+            levels.drop_level(books, level, is_best)
+            best = levels.best_of(at)
         order_map.free_slot(books, slot)
-    return flags | publish_side(books, ladder, cause) if was_best else flags
+    return flags | publish_side(books, ladder, best, cause) if is_best else flags
 
 
 @inlined
@@ -223,7 +225,7 @@ def _replace(books: BookState, msg: int, change: int, cause: int) -> int:
     ladder = load_u32(books.levels + old_level * _LEVEL_SIZE + _LEVEL.ladder)
     if vacant == FULL or load_i64(books.words + _BOOKS.stamp) >= STAMP_MAX:
         return _full(books, ladder >> 1, cause)
-    level = levels.level_for(books, ladder, px)
+    level, _ = levels.level_for(books, ladder, px)
     if level == 0:
         return _full(books, ladder >> 1, cause)
     _describe(books, slot, msg, change)
@@ -232,13 +234,14 @@ def _replace(books: BookState, msg: int, change: int, cause: int) -> int:
     left = levels.leave(books, slot)
     levels.append(books, level, slot, qty)
     if left == 0 and level != old_level:
-        levels.drop_level(books, old_level)
+        levels.drop_level(books, old_level, is_best=False)
     _next_stamp(books, order, change)
     store_i64(change + _CHANGE.qty, rest)
     store_i64(change + _CHANGE.new_ref, ref)
     store_i64(change + _CHANGE.new_px, px)
     store_i64(change + _CHANGE.new_qty, qty)
-    return DEPTH_CHANGED | publish_side(books, ladder, cause)
+    best = levels.best_of(levels.ladder_at(books, ladder))
+    return DEPTH_CHANGED | publish_side(books, ladder, best, cause)
 
 
 @inlined

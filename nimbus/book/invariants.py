@@ -6,7 +6,7 @@ from typing import Final
 
 from nimbus.book import order_map
 from nimbus.book.layout import BOOK, BOOKS, LADDER, LEVEL, LOW, RESTING, BookState
-from nimbus.book.levels import WINDOW, WORD, best_of, key_of, ladder_at
+from nimbus.book.levels import WINDOW, WORD, best_of, key_of, knot_of, ladder_at
 from nimbus.book.publish import status_of, top_at
 from nimbus.book.walk import level_px, level_qty
 from nimbus.messages import TOP_OF_BOOK
@@ -43,14 +43,16 @@ FAULTS: Final = (
 def _check_queue(books: BookState, level: int) -> int:
     """Walk the queue of a level; return a fault or 0."""
     record = books.levels + level * _LEVEL_SIZE
-    left, qty, before, stamp = load_u32(record + _LEVEL.count), 0, 0, 0
-    slot = load_u32(record + _LEVEL.head)
+    left, qty, stamp = load_u32(record + _LEVEL.count), 0, 0
+    knot = knot_of(books, level)
+    slot, before = load_u32(record + _LEVEL.next), knot
     if left == 0:
         return EMPTY
     while left > 0:
         order = books.orders + slot * _ORDER_SIZE
         if (
             slot == 0
+            or slot >= knot_of(books, 0)
             or load_u32(order + _RESTING.prev) != before
             or load_u32(order + _RESTING.level) != level
         ):
@@ -64,7 +66,7 @@ def _check_queue(books: BookState, level: int) -> int:
         stamp = load_u32(order + _RESTING.stamp)
         qty += load_u32(order + _RESTING.qty)
         before, slot, left = slot, load_u32(order + _RESTING.next), left - 1
-    if slot != 0 or load_u32(record + _LEVEL.tail) != before:
+    if slot != knot or load_u32(record + _LEVEL.prev) != before:
         return UNLINKED
     return SUMS if qty != load_i64(record + _LEVEL.qty) else 0
 
@@ -141,5 +143,5 @@ def check_books(books: BookState) -> int:
         return LOST_ORDERS
     used, level = load_i64(books.words + _BOOKS.levels_used), load_i64(books.words + _BOOKS.free_level)
     while level != 0 and levels <= used:
-        levels, level = levels + 1, load_u32(books.levels + level * _LEVEL_SIZE + _LEVEL.head)
+        levels, level = levels + 1, load_u32(books.levels + level * _LEVEL_SIZE + _LEVEL.next)
     return LOST_LEVELS if levels != used else 0

@@ -2,9 +2,11 @@
 
 One order book is a line of `BOOK`: two ladders and the directory entry.  A ladder is a sorted array of
 words, best price last; a word is (key << 32 | level), the key being the price for bids and minus the price
-for asks.  A level is a FIFO queue of orders, linked by slot.  Slot 0 and level 0 stand for "none" and are
-never given out: an empty side reads level 0 (price 0, quantity 0), and the links of the first and last
-order of a queue are written to slot 0, so neither needs a branch.
+for asks.  A level is a FIFO queue of orders: a ring of which the level itself is the knot.  Orders and levels
+have 32 bytes each and lie in one space of record numbers (the slots first, then the levels), and the two
+links have the same places in both, so an order leaves or joins a queue without asking what its neighbours
+are.  Slot 0 and level 0 stand for "none" and are never given out: an empty side reads level 0 (price 0,
+quantity 0) without a branch.
 
 Everything here is written by the market loop only.  Others read the seqlock cells (tops, depths).
 """
@@ -24,8 +26,8 @@ RESTING = record(
     i8  ref     order reference number, all 64 bits
     u4  qty     shares left
     u4  level   level it rests on
-    u4  prev    slot of the order before it in the queue, 0 = it is first
-    u4  next    slot of the order behind it, 0 = it is last; of a free slot: the next free one
+    u4  prev    record before it in the queue: an order, or its level when it is first
+    u4  next    record behind it: an order, or its level when it is last; of a free slot: the next free one
     u4  stamp   arrival number: smaller = earlier
     u4  chain   next slot whose reference falls into the same bucket, 0 = last
     """,
@@ -38,9 +40,9 @@ LEVEL = record(
     i8  qty     shares of all its orders
     u4  px      price
     u4  ladder  2 x locate + side index (0 = bids, 1 = asks)
+    u4  prev    the last order (the level itself when there is none)
+    u4  next    the first order; of a free level: the next free one
     u4  count   orders
-    u4  head    slot of the first order; of a free level: the next free one
-    u4  tail    slot of the last order
     u4  pad     zero
     """,
     line=32,
@@ -105,6 +107,10 @@ NOTICES = record(
     24u1 pad      zero
     """,
 )
+
+assert RESTING.size == LEVEL.size
+assert (RESTING.at.prev, RESTING.at.next) == (LEVEL.at.prev, LEVEL.at.next)
+RECORD_BITS: Final = RESTING.size.bit_length() - 1
 
 # What apply() answers below zero.  The message is refused whole, except OVERSIZE cases (see book.py).
 UNKNOWN_REF, DUPLICATE_REF, FULL, BAD_LOCATE, BAD_PX, BAD_QTY, BAD_SIDE, BAD_STATE = range(-1, -9, -1)

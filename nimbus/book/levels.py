@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from nimbus.book.layout import BOOK, BOOKS, EMPTY_WORD, LADDER, LEVEL, LOW, RESTING, BookState
+from nimbus.book.layout import BOOK, BOOKS, EMPTY_WORD, LADDER, LEVEL, LOW, RECORD_BITS, RESTING, BookState
 from ringbuf.jit import inlined, kernel
 from ringbuf.memory import copy_line, load_i64, load_u32, store_i64, store_u32
 
@@ -39,6 +39,12 @@ def ladder_at(books: BookState, ladder: int) -> int:
 def key_of(ladder: int, px: int) -> int:
     """Return the key of a price: larger is better."""
     return px if ladder & 1 == 0 else -px
+
+
+@inlined
+def knot_of(books: BookState, level: int) -> int:
+    """Return the record number of a level: what the links of its first and last order say."""
+    return ((books.levels - books.orders) >> RECORD_BITS) + level
 
 
 @inlined
@@ -109,56 +115,67 @@ def spare_level(books: BookState) -> int:
 
 
 @inlined
-def level_for(books: BookState, ladder: int, px: int) -> int:
-    """Return the level of a price on a ladder, made when there is none; 0 = no room, nothing changed."""
+def level_for(books: BookState, ladder: int, px: int) -> tuple[int, bool]:
+    """Return the level of a price on a ladder, made when there is none, and whether it is the best.
+
+    Level 0: there is no room for a new one, and nothing has changed.
+    """
     at, key = ladder_at(books, ladder), key_of(ladder, px)
-    place = place_of(at, key << 32 | LOW)
+    end = load_i64(at + _LADDER.end)
+    at_best = key >= load_i64(end - WORD) >> 32
+    place = end if at_best else place_of(at, key << 32 | LOW)
     word = load_i64(place - WORD)
     if word >> 32 == key:
-        return word & LOW
+        return word & LOW, at_best
     level = spare_level(books)
     if level == 0:
-        return 0
-    if load_i64(at + _LADDER.end) == load_i64(at + _LADDER.limit):
-        from_end = load_i64(at + _LADDER.end) - place
+        return 0, at_best
+    if end == load_i64(at + _LADDER.limit):
         if grow(books, at) == 0:
-            return 0
-        place = load_i64(at + _LADDER.end) - from_end
+            return 0, at_best
+        place += load_i64(at + _LADDER.end) - end
+        end = load_i64(at + _LADDER.end)
     record = books.levels + level * _LEVEL_SIZE
     if level == load_i64(books.words + _BOOKS.free_level):
-        store_i64(books.words + _BOOKS.free_level, load_u32(record + _LEVEL.head))
+        store_i64(books.words + _BOOKS.free_level, load_u32(record + _LEVEL.next))
     else:
         store_i64(books.words + _BOOKS.levels_used, level)
-    move = load_i64(at + _LADDER.end)
-    store_i64(at + _LADDER.end, move + WORD)
-    while move - place > LINE:
-        store_i64(move, load_i64(move - WORD))
-        move -= WORD
-    copy_line(place + WORD, place)
+    if not at_best:
+        insert_room(place, end)
     store_i64(place, key << 32 | level)
+    store_i64(at + _LADDER.end, end + WORD)
     store_i64(record + _LEVEL.qty, 0)
     store_u32(record + _LEVEL.px, px)
     store_u32(record + _LEVEL.ladder, ladder)
     store_u32(record + _LEVEL.count, 0)
-    store_u32(record + _LEVEL.head, 0)
-    store_u32(record + _LEVEL.tail, 0)
-    return level
+    store_u32(record + _LEVEL.next, knot_of(books, level))
+    store_u32(record + _LEVEL.prev, knot_of(books, level))
+    return level, at_best
 
 
 @inlined
-def drop_level(books: BookState, level: int) -> None:
-    """Take a level without orders out of its ladder and free it."""
+def insert_room(place: int, end: int) -> None:
+    """Move the words from place to end up by one."""
+    while end - place > LINE:
+        store_i64(end, load_i64(end - WORD))
+        end -= WORD
+    copy_line(place + WORD, place)
+
+
+@inlined
+def drop_level(books: BookState, level: int, is_best: bool) -> None:
+    """Take a level without orders out of its ladder and free it; is_best: it is the best of its ladder."""
     record = books.levels + level * _LEVEL_SIZE
     ladder = load_u32(record + _LEVEL.ladder)
-    at, key = ladder_at(books, ladder), key_of(ladder, load_u32(record + _LEVEL.px))
-    move, end = place_of(at, key << 32 | level), load_i64(at + _LADDER.end)
-    copy_line(move - WORD, move)
-    move += LINE
-    while move < end:
-        copy_line(move - WORD, move)
-        move += LINE
+    at = ladder_at(books, ladder)
+    end = load_i64(at + _LADDER.end)
+    if not is_best:
+        move = place_of(at, key_of(ladder, load_u32(record + _LEVEL.px)) << 32 | level)
+        while move < end:
+            copy_line(move - WORD, move)
+            move += LINE
     store_i64(at + _LADDER.end, end - WORD)
-    store_u32(record + _LEVEL.head, load_i64(books.words + _BOOKS.free_level))
+    store_u32(record + _LEVEL.next, load_i64(books.words + _BOOKS.free_level))
     store_i64(books.words + _BOOKS.free_level, level)
 
 
@@ -166,15 +183,13 @@ def drop_level(books: BookState, level: int) -> None:
 def append(books: BookState, level: int, slot: int, qty: int) -> None:
     """Put an order at the end of the queue of a level."""
     order, record = books.orders + slot * _ORDER_SIZE, books.levels + level * _LEVEL_SIZE
-    tail = load_u32(record + _LEVEL.tail)
+    last = load_u32(record + _LEVEL.prev)
     store_u32(order + _RESTING.qty, qty)
     store_u32(order + _RESTING.level, level)
-    store_u32(order + _RESTING.prev, tail)
-    store_u32(order + _RESTING.next, 0)
-    store_u32(books.orders + tail * _ORDER_SIZE + _RESTING.next, slot)  # slot 0: nobody reads it
-    store_u32(record + _LEVEL.tail, slot)
-    head = load_u32(record + _LEVEL.head)
-    store_u32(record + _LEVEL.head, slot if tail == 0 else head)
+    store_u32(order + _RESTING.prev, last)
+    store_u32(order + _RESTING.next, knot_of(books, level))
+    store_u32(books.orders + last * _ORDER_SIZE + _RESTING.next, slot)
+    store_u32(record + _LEVEL.prev, slot)
     store_i64(record + _LEVEL.qty, load_i64(record + _LEVEL.qty) + qty)
     store_u32(record + _LEVEL.count, load_u32(record + _LEVEL.count) + 1)
 
@@ -185,11 +200,8 @@ def leave(books: BookState, slot: int) -> int:
     order = books.orders + slot * _ORDER_SIZE
     record = books.levels + load_u32(order + _RESTING.level) * _LEVEL_SIZE
     before, behind = load_u32(order + _RESTING.prev), load_u32(order + _RESTING.next)
-    store_u32(books.orders + before * _ORDER_SIZE + _RESTING.next, behind)  # slot 0: nobody reads it
+    store_u32(books.orders + before * _ORDER_SIZE + _RESTING.next, behind)
     store_u32(books.orders + behind * _ORDER_SIZE + _RESTING.prev, before)
-    head, tail = load_u32(record + _LEVEL.head), load_u32(record + _LEVEL.tail)
-    store_u32(record + _LEVEL.head, behind if before == 0 else head)
-    store_u32(record + _LEVEL.tail, before if behind == 0 else tail)
     store_i64(record + _LEVEL.qty, load_i64(record + _LEVEL.qty) - load_u32(order + _RESTING.qty))
     left = load_u32(record + _LEVEL.count) - 1
     store_u32(record + _LEVEL.count, left)

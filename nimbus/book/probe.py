@@ -27,7 +27,7 @@ from ringbuf.segment import Segment
 
 PREFIX: Final = 2  # bytes of the big-endian length before each message
 SIZES_LENGTH: Final = 256
-LOOK_AHEAD: Final = 3  # messages between fetching a bucket and using it
+LOOK_AHEAD: Final = 10  # messages between fetching a bucket and using it
 _ADD = ADD.at
 LOOK_MAX: Final = PREFIX + _ADD.order_ref + 8  # bytes read of a message that is only looked at
 

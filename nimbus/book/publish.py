@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Final
 
 from nimbus.book.layout import BOOK, BOOKS, COUNTERS, BookState, count
-from nimbus.book.levels import best_of, ladder_at
 from nimbus.book.walk import level_count, level_px, level_qty, nth_level
 from nimbus.messages import (
     BOOK_CROSSED,
@@ -86,22 +85,22 @@ def stamp_top(books: BookState, top: int, cause: int) -> None:
 
 
 @inlined
-def publish_side(books: BookState, ladder: int, cause: int) -> int:
-    """Publish the top of a ladder's book if the best of that ladder has changed; return the flags."""
+def publish_side(books: BookState, ladder: int, level: int, cause: int) -> int:
+    """Publish a book of which `level` is the best of a ladder now, if that shows; return the flags."""
     locate, side_at = ladder >> 1, (ladder & 1) * 8
-    level = best_of(ladder_at(books, ladder))
     px, qty = level_px(books, level), level_qty(books, level)
     cell = top_cell(books, locate)
     px_at, qty_at = cell + VALUE_AT + _TOP.bid_px + side_at, cell + VALUE_AT + _TOP.bid_qty + side_at
     if load_i64(px_at) == px and load_i64(qty_at) == qty:
         return 0
+    other_px = load_i64(cell + VALUE_AT + _TOP.ask_px - side_at)
+    low, high = (px, other_px) if side_at == 0 else (other_px, px)
+    before, state = load_u8(cell + VALUE_AT + _TOP.status), load_u8(cell + VALUE_AT + _TOP.state)
+    status = status_of(books, locate, low, high, state)
     top = begin_write(cell)
     stamp_top(books, top, cause)
     store_i64(px_at, px)
     store_i64(qty_at, qty)
-    bid_px, ask_px = load_i64(top + _TOP.bid_px), load_i64(top + _TOP.ask_px)
-    before = load_u8(top + _TOP.status)
-    status = status_of(books, locate, bid_px, ask_px, load_u8(top + _TOP.state))
     store_u8(top + _TOP.status, status)
     end_write(cell)
     count(books, _COUNTERS.tops)

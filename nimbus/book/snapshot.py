@@ -41,7 +41,7 @@ def state_hash(books: BookState) -> int:
         while word_at >= base:
             level = books.levels + (load_i64(word_at) & LOW) * _LEVEL_SIZE
             result = fold(fold(result, ladder), load_u32(level + _LEVEL.px))
-            slot, left = load_u32(level + _LEVEL.head), load_u32(level + _LEVEL.count)
+            slot, left = load_u32(level + _LEVEL.next), load_u32(level + _LEVEL.count)
             while left > 0:
                 order = books.orders + slot * _ORDER_SIZE
                 result = fold(fold(result, load_i64(order + _RESTING.ref)), load_u32(order + _RESTING.qty))

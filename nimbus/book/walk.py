@@ -18,6 +18,12 @@ def none_as_minus_one(index: int) -> int:
 
 
 @inlined
+def order_or_none(books: BookState, record: int) -> int:
+    """Turn the knot of a queue into -1 and leave orders as they are."""
+    return record if record < levels.knot_of(books, 0) else -1
+
+
+@inlined
 def ladder_of(locate: int, side: int) -> int:
     """Return the ladder number of a side (B or S) of a locate."""
     return 2 * locate + (side & 1)  # 'B' is even, 'S' is odd
@@ -77,7 +83,7 @@ def level_count(books: BookState, level: int) -> int:
 @inlined
 def level_first(books: BookState, level: int) -> int:
     """Return the slot of the oldest order of a level."""
-    return none_as_minus_one(load_u32(books.levels + level * _LEVEL_SIZE + _LEVEL.head))
+    return order_or_none(books, load_u32(books.levels + level * _LEVEL_SIZE + _LEVEL.next))
 
 
 @inlined
@@ -89,7 +95,7 @@ def find_order(books: BookState, ref: int) -> int:
 @inlined
 def order_next(books: BookState, order: int) -> int:
     """Return the slot of the order behind this one in its queue."""
-    return none_as_minus_one(load_u32(books.orders + order * _ORDER_SIZE + _RESTING.next))
+    return order_or_none(books, load_u32(books.orders + order * _ORDER_SIZE + _RESTING.next))
 
 
 @inlined
