@@ -83,7 +83,8 @@ def _ratio(line: Line, figures: Figures) -> str:
 
 def _value(line: Line, key: str, figures: Figures) -> str:
     value = float(figures[key]) * line.scale
-    return f"{value:,.1f}" if value < 1_000 else f"{value:,.0f}"
+    digits = 2 if value < 10 else 1 if value < 1_000 else 0
+    return f"{value:,.{digits}f}"
 
 
 def render(figures: Figures) -> str:
