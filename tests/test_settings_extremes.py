@@ -51,7 +51,7 @@ def test_there_are_cases_for_most_settings():
     assert len({key for key, _ in cases()}) > 0.8 * len(list(flatten(Config())))
 
 
-@pytest.mark.parametrize(("key", "value"), cases(), ids=lambda v: str(v))
+@pytest.mark.parametrize(("key", "value"), cases(), ids=str)
 def test_an_extreme_value_runs_or_is_refused_in_one_line(key, value, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     capture = tmp_path / "one.itch"
@@ -65,6 +65,7 @@ def test_an_extreme_value_runs_or_is_refused_in_one_line(key, value, tmp_path, m
         finally:
             system.close()
     except CommandError as refusal:
-        assert len(str(refusal).splitlines()) == 1
+        told = str(refusal)
     else:
-        assert int(system.control["heartbeat"]) == 1
+        told = "it ran" if int(system.control["heartbeat"]) == 1 else "it ran\nand did nothing"
+    assert len(told.splitlines()) == 1
