@@ -31,7 +31,7 @@ def test_a_row_stands_in_the_table_only_when_it_was_measured():
 
 def test_a_ratio_is_the_figure_to_its_reference():
     figures = {"infer_mc32_us": 4.0, "infer_mc32_us_p99": 5.0, "infer_mc32_l2_cold_us": 6.0}
-    assert render(figures).splitlines()[-1].split()[-3:] == ["loop", "4.0", "1.50"]
+    assert render(figures).splitlines()[-1].split()[-3:] == ["loop", "4.00", "1.50"]
 
 
 def test_every_row_of_the_table_can_be_shown():
