@@ -15,6 +15,17 @@ import orjson
 
 from daemon.settings import flatten, load, section, setting
 
+YEAR_MIN, YEAR_MAX = 1970, 2099
+
+
+def trading_day(text: str) -> dt.date:
+    """Return a trading day; its nanoseconds, and those of every order after it, must fit their words."""
+    day = dt.date.fromisoformat(text)
+    if not YEAR_MIN <= day.year <= YEAR_MAX:
+        msg = f"the year must be between {YEAR_MIN} and {YEAR_MAX}"
+        raise ValueError(msg)
+    return day
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FeedConfig:
@@ -25,7 +36,7 @@ class FeedConfig:
     date: str = setting(
         "1970-01-01",
         "trading day of a raw ITCH file, YYYY-MM-DD (UTC midnight)",
-        read=dt.date.fromisoformat,
+        read=trading_day,
     )
     checksums: str = setting("count", "wrong UDP checksums: count or refuse", choices=("count", "refuse"))
 

@@ -132,6 +132,10 @@ class System:
         self.source = open_capture(capture, config, self.segment)
         try:
             self._build(recorder)
+        except MemoryError as error:
+            self.close()
+            msg = f"the capacities of the configuration do not fit: {error}"
+            raise CommandError(msg) from None
         except BaseException:
             self.close()
             raise
@@ -261,7 +265,7 @@ class System:
 def segment_size(config: Config) -> int:
     """Return the bytes to map for a system: its tables, and room for the small areas between them.
 
-    Untouched pages cost nothing, so this is generous; an area that does not fit is a MemoryError at start.
+    Untouched pages cost nothing, so this is generous; one that does not fit stops the start.
     """
     book, orders = config.book, config.orders
     symbols = book.symbols_max * _SYMBOL_BYTES
