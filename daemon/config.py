@@ -15,6 +15,17 @@ import orjson
 
 from daemon.settings import flatten, load, section, setting
 
+YEAR_MIN, YEAR_MAX = 1970, 2099
+
+
+def trading_day(text: str) -> dt.date:
+    """Return a trading day; its nanoseconds, and those of every order after it, must fit their words."""
+    day = dt.date.fromisoformat(text)
+    if not YEAR_MIN <= day.year <= YEAR_MAX:
+        msg = f"the year must be between {YEAR_MIN} and {YEAR_MAX}"
+        raise ValueError(msg)
+    return day
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FeedConfig:
@@ -25,7 +36,7 @@ class FeedConfig:
     date: str = setting(
         "1970-01-01",
         "trading day of a raw ITCH file, YYYY-MM-DD (UTC midnight)",
-        read=dt.date.fromisoformat,
+        read=trading_day,
     )
     checksums: str = setting("count", "wrong UDP checksums: count or refuse", choices=("count", "refuse"))
 
@@ -34,7 +45,7 @@ class FeedConfig:
 class BookConfig:
     """Capacities of the books; at each limit the order is refused and counted, the book marked faulty."""
 
-    symbols_max: int = setting(8_192, "stock locates below this", low=2, high=65_536)
+    symbols_max: int = setting(8_192, "stock locates below this", low=2, high=65_535)
     live_orders_max: int = setting(2_097_152, "orders in all books", low=1_024, high=1 << 27)
     levels_max: int = setting(524_288, "price levels in all books", low=1_024, high=1 << 26)
     paranoid: bool = setting(default=False, meaning="replay: check every book at each drain")
@@ -138,7 +149,9 @@ class RiskConfig:
 class OrdersConfig:
     """The order pool and its FIX session."""
 
-    day_orders_max: int = setting(1_048_576, "orders of one day; no slot is re-used", low=64, high=1 << 24)
+    day_orders_max: int = setting(
+        1_048_576, "orders of one day; no slot is re-used", low=64, high=(1 << 24) - 1
+    )
     timestamp_digits: int = setting(6, "fraction digits of FIX times: 0, 3, 6, 9", choices=(0, 3, 6, 9))
 
 
@@ -157,7 +170,7 @@ class JournalConfig:
 
     decisions: str = setting("all", "decisions to keep", choices=("all", "actions"))
     ring_records: int = setting(65_536, "ring of each loop", low=256, high=1 << 24, power_of_two=True)
-    segment_mib: int = setting(64, "records of one segment", low=1, high=1_024)
+    segment_mib: int = setting(64, "records of one segment", low=1, high=64)
     durable: bool = setting(default=False, meaning="sync to disk at each group commit")
 
 

@@ -67,6 +67,15 @@ def _limits(config: Config) -> dict[str, Any]:
     }
 
 
+def map_segment(size: int) -> Segment:
+    """Map memory for the tables; raises CommandError when the machine does not give so much."""
+    try:
+        return Segment.anonymous(size)
+    except (OSError, OverflowError) as error:
+        msg = f"the configured tables need {size:,} bytes of memory: {error}"
+        raise CommandError(msg) from None
+
+
 def open_capture(path: pathlib.Path, config: Config, segment: Segment) -> CaptureSource:
     """Open a capture; raises CommandError with one line when it cannot be used."""
     try:
@@ -119,10 +128,14 @@ class System:
         self, config: Config, capture: pathlib.Path, *, segment: Segment | None = None, recorder: int = 0
     ) -> None:
         self.config, self.capture = config, capture
-        self.segment = segment or Segment.anonymous(segment_size(config))
+        self.segment = segment or map_segment(segment_size(config))
         self.source = open_capture(capture, config, self.segment)
         try:
             self._build(recorder)
+        except MemoryError as error:
+            self.close()
+            msg = f"the capacities of the configuration do not fit: {error}"
+            raise CommandError(msg) from None
         except BaseException:
             self.close()
             raise
@@ -252,7 +265,7 @@ class System:
 def segment_size(config: Config) -> int:
     """Return the bytes to map for a system: its tables, and room for the small areas between them.
 
-    Untouched pages cost nothing, so this is generous; an area that does not fit is a MemoryError at start.
+    Untouched pages cost nothing, so this is generous; one that does not fit stops the start.
     """
     book, orders = config.book, config.orders
     symbols = book.symbols_max * _SYMBOL_BYTES

@@ -154,7 +154,9 @@ def _symbols(entry: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, int):  # of any length: isfinite() would want it as a float first
+        return not isinstance(value, bool) and abs(value) < 1 << 62
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _given(entry: dict[str, Any]) -> Sentiment | None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from nimbus.feed import capture
 from nimbus.feed.capture import CaptureError, CaptureSource
 from nimbus.feed.inspect import inspect_capture
+from nimbus.feed.pcapng import TIME_MAX
 from nimbus.messages import LINK_COOKED1, LINK_COOKED2, LINK_ETHERNET, LINK_ITCH_FILE, LINK_RAW_IP
 
 START = 1_692_705_600_123_456_789
@@ -98,6 +99,14 @@ def test_a_pcapng_of_several_sections_each_with_its_own_byte_order_and_interface
         (0x80 | 33, None, (1_692_705_600 << 33) + 1, 1_692_705_600_000_000_000),
         (0x80 | 63, None, (1 << 63) + (1 << 62), 1_500_000_000),
         (0x80, None, 1_692_705_600, 1_692_705_600_000_000_000),
+        (9, None, (1 << 64) - 1, TIME_MAX),
+        (6, None, 1 << 63, TIME_MAX),
+        (0, None, (1 << 63) - 1, TIME_MAX),
+        (0x80, None, 1 << 63, TIME_MAX),
+        (0x80 | 1, None, (1 << 64) - 1, TIME_MAX),
+        (9, (1 << 63) - 1, 1 << 61, TIME_MAX),
+        (9, -(1 << 63), START, 0),
+        (18, None, (1 << 64) - 1, 18_446_744_073),
     ],
 )
 def test_every_interface_has_its_own_clock(

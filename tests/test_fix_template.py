@@ -267,3 +267,17 @@ def test_comp_ids_that_outgrow_the_slot_are_refused():
         Codec.for_venue(
             Segment.anonymous(1 << 20), "x", comp_ids=("V" * 100, "C" * 100), symbols=0, symbols_max=2
         )
+
+
+def test_a_symbol_that_cannot_be_rendered_leaves_no_half_of_itself_in_the_next_message():
+    order, digits = an_order(locate=6), 3
+    good = int.from_bytes(b"XYZW    ", "little")
+    try:
+        SYMBOL_WORDS[6] = good
+        before = written(encode_new_order(ORDER_CODECS[digits].addr, TARGET_AT, order, 1, NOW))
+        SYMBOL_WORDS[6] = int.from_bytes(b"AB\x80     ", "little")
+        assert encode_new_order(ORDER_CODECS[digits].addr, TARGET_AT, order, 1, NOW) == NO_SYMBOL
+        SYMBOL_WORDS[6] = good
+        assert written(encode_new_order(ORDER_CODECS[digits].addr, TARGET_AT, order, 1, NOW)) == before
+    finally:
+        SYMBOL_WORDS[6] = 0

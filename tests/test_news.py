@@ -84,9 +84,11 @@ def test_a_line_becomes_an_item_with_both_clocks(tmp_path: pathlib.Path) -> None
         (_entry(headline=" \u202e"), "neither headline nor body"),
         (_entry(score=1.5), "score must be"),
         (_entry(score=float("nan")), "score must be"),
+        (_entry(score=10**400), "score must be"),
         (_entry(embedding=[0.0] * 768), "score must be"),
         (_entry(score=0, embedding=[0.0] * 767), "768"),
         (_entry(score=0, embedding=[0.0] * 767 + [None]), "no number"),
+        (_entry(score=0, embedding=[0.0] * 767 + [10**400]), "no number"),
         (b'{"id": "1", "headline": "' + b"x" * 4_000_001 + b'"}', "longer than"),
     ],
 )

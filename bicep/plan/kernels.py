@@ -44,6 +44,7 @@ from ringbuf.memory import (
     store_u8,
     store_u16,
     store_u32,
+    wrapping_multiply,
 )
 from ringbuf.records import CACHE_LINE, record
 from ringbuf.seqlock import begin_write, end_write, read
@@ -70,8 +71,8 @@ _MIX_ONE, _MIX_TWO = 0x2545F4914F6CDD1D, 0x369DEA0F31A53F85  # odd multipliers b
 @inlined
 def mask_row(symbol: int, sequence: int, rows: int) -> int:
     """Return the row of a mask bank for (symbol, sequence); rows is a power of two."""
-    mixed = (sequence ^ (symbol << 40)) * _MIX_ONE
-    mixed = (mixed ^ (mixed >> 32)) * _MIX_TWO
+    mixed = wrapping_multiply(sequence ^ (symbol << 40), _MIX_ONE)
+    mixed = wrapping_multiply(mixed ^ (mixed >> 32), _MIX_TWO)
     return (mixed >> 40) & (rows - 1)
 
 

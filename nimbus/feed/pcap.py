@@ -93,7 +93,7 @@ def want(source: int, size: int) -> int:
 
 @inlined
 def tick(source: int, ns: int) -> int:
-    """Return the packet's time, held at the last one when it goes backwards (counted)."""
+    """Return the packet's time (below 2^62), held at the last one when it goes backwards (counted)."""
     clock_ns = load_i64(source + _S.clock_ns)
     if ns < clock_ns:
         store_i64(source + _S.backwards, load_i64(source + _S.backwards) + 1)

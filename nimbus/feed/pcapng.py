@@ -25,6 +25,8 @@ _SECTION_MIN, _INTERFACE_MIN, _SIMPLE_MIN, _ENHANCED_MIN, _BLOCK_MIN = 28, 20, 1
 _ENHANCED_DATA, _SIMPLE_DATA = 28, 12
 _S, _I, _INTERFACE_SIZE = SOURCE.at, INTERFACE.at, INTERFACE.size
 _SECOND_NS: Final = 1_000_000_000
+TIME_MAX: Final = (1 << 62) - 1
+OFFSET_S_MAX: Final = TIME_MAX // _SECOND_NS
 
 
 @inlined
@@ -59,21 +61,38 @@ def _shift_right(value: int, bits: int) -> int:
 
 
 @inlined
+def _unsigned_quotient(value: int, divisor: int) -> int:
+    """Divide as if value were unsigned; divisor: 10 or more, even."""
+    return value // divisor if value >= 0 else _shift_right(value, 1) // (divisor >> 1)
+
+
+@inlined
 def to_ns(row: int, units: int) -> int:
-    """Turn a 64-bit time of the INTERFACE at row into Unix ns; a time beyond 2262 wraps."""
-    shift, divisor = load_i64(row + _I.shift), load_i64(row + _I.divisor)
+    """Turn a 64-bit time of the INTERFACE at row into Unix ns, held within +-TIME_MAX (the year 2116).
+
+    Held, because no sum or product of times may leave int64 anywhere behind this door.
+    """
+    shift, divisor, multiplier = (
+        load_i64(row + _I.shift),
+        load_i64(row + _I.divisor),
+        load_i64(row + _I.multiplier),
+    )
     if shift >= 0:
         seconds = _shift_right(units, shift)
         fraction = units - (seconds << shift)
+        if seconds < 0 or seconds >= TIME_MAX // _SECOND_NS:
+            return TIME_MAX
         if shift > 32:  # keep 32 bits, so that the product below fits
             fraction = _shift_right(fraction, shift - 32)
             shift = 32
         ns = seconds * _SECOND_NS + ((fraction * _SECOND_NS) >> shift)
     elif divisor > 0:
-        ns = units // divisor
+        ns = _unsigned_quotient(units, divisor)
+    elif units < 0 or units > TIME_MAX // multiplier:
+        return TIME_MAX
     else:
-        ns = units * load_i64(row + _I.multiplier)
-    return ns + load_i64(row + _I.offset_ns)
+        ns = units * multiplier
+    return min(ns + load_i64(row + _I.offset_ns), TIME_MAX)
 
 
 @inlined
@@ -125,7 +144,8 @@ def _add_interface(source: int, at: int, size: int, big_endian: int) -> int:
                 word(option + (4 if big_endian else 8), big_endian),
                 word(option + (8 if big_endian else 4), big_endian),
             )
-            store_i64(row + _I.offset_ns, ((high << 32) | low) * _SECOND_NS)
+            seconds = min(max((high << 32) | low, -OFFSET_S_MAX), OFFSET_S_MAX)
+            store_i64(row + _I.offset_ns, seconds * _SECOND_NS)
         option += 4 + padded_size
     store_i64(source + _S.interfaces, number + 1)
     return 1

@@ -54,6 +54,7 @@ def render(template: int, form: int, symbol: int) -> int:
     Returns the address of the template, or NO_SYMBOL when the bytes hold no printable symbol.
     """
     size, text = load_i64(form + _FORM.size), template + _TEMPLATE.text
+    store_i64(template + _TEMPLATE.symbol, 0)  # a refusal below leaves half a text: it is nobody's template
     copy(text, form + _FORM.text, size)
     length = 0
     for index in range(SYMBOL_SIZE):

@@ -40,7 +40,18 @@ from nimbus.venue.paper_layout import (
 from nimbus.venue.paper_reports import copy_id, flush, free, room, send_cancel_reject, send_report
 from nimbus.venue.queue_model import dequeue
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import clear, copy, load_i64, load_u8, load_u16, load_u32, store_i64, store_u8, store_u16
+from ringbuf.memory import (
+    clear,
+    copy,
+    load_i64,
+    load_u8,
+    load_u16,
+    load_u32,
+    store_i64,
+    store_u8,
+    store_u16,
+    wrapping_multiply,
+)
 from ringbuf.segment import Segment
 from ringbuf.spsc import MASK, front, pop
 
@@ -54,7 +65,7 @@ _V, _O, _C, _W, _FIELDS, _TOP = (
 )
 _ORDER_SIZE: Final = VENUE_ORDER.size
 _ID_SIZE: Final = tags.ID_SIZE
-_MIXERS: Final = (0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9)
+_MIXER_ONE, _MIXER_TWO = 0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9
 _SYMBOL_SIZE: Final = 8
 ORDERS_MAX: Final = 4_096
 
@@ -62,7 +73,8 @@ ORDERS_MAX: Final = 4_096
 @inlined
 def _bucket(venue: int, cl_ord_id: int) -> int:
     """Return the address of the bucket of a 16-byte ClOrdID."""
-    mixed = load_i64(cl_ord_id) * _MIXERS[0] ^ load_i64(cl_ord_id + 8) * _MIXERS[1]
+    mixed = wrapping_multiply(load_i64(cl_ord_id), _MIXER_ONE)
+    mixed ^= wrapping_multiply(load_i64(cl_ord_id + 8), _MIXER_TWO)
     return load_i64(venue + _V.heads) + ((mixed >> 24) & load_i64(venue + _V.heads_mask)) * 8
 
 

@@ -164,7 +164,7 @@ def _flow(venue: int, books: BookState, change: int, now_ns: int) -> int:
         if print_px < 1 or print_qty < 1:
             return 0
         bought = reach(venue, locate, BUY, print_px, NO_STAMP, print_qty, now_ns)
-        return bought + reach(venue, locate, SELL, print_px, NO_STAMP, print_qty, now_ns)
+        return bought + reach(venue, locate, SELL, print_px, NO_STAMP, print_qty - bought, now_ns)
     if px < 1 or qty < 1:  # refused, or nothing about an order
         return 0
     if cause == _E or (cause == _CPX and load_u8(change + _CHANGE.printable)):

@@ -139,9 +139,10 @@ class Venue:
 
     def print_hidden(self, px: int, qty: int) -> None:
         for side in "BS":
-            self._fill([o for o in self.own if o.side == side and not better(side, px, o.px)], qty)
+            qty = self._fill([o for o in self.own if o.side == side and not better(side, px, o.px)], qty)
 
-    def _fill(self, orders: list[Own], flow: int) -> None:
+    def _fill(self, orders: list[Own], flow: int) -> int:
+        """Fill orders from a flow of shares, best first; return what is left of it."""
         sign = {"B": -1, "S": 1}
         for order in sorted(orders, key=lambda o: (sign[o.side] * o.px, self.own.index(o))):
             qty = min(flow, order.leaves)
@@ -152,3 +153,4 @@ class Venue:
             self.said.append(("trade", order.name, order.px, qty, order.leaves))
             if order.leaves == 0:
                 self.own.remove(order)
+        return flow
