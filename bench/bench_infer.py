@@ -12,18 +12,11 @@ import torch
 from reference import plan as reference
 from reference.plans import SCALE, Bench
 
+from bench.results import append_row
 from bicep import probe
 from bicep.masks import bank_key, mask_bank
 from bicep.plan.store import _digest
 from strategy.fusionnet import FusionNet
-
-try:
-    from bench.results import append_row
-except ImportError:
-
-    def append_row(name, n, p50, p99, ratio):
-        print(f"{name}: n {n}, p50 {p50:.2f}, p99 {p99:.2f}, ratio {ratio:.1f}")
-
 
 ROUNDS, CALLS = 30, 20
 

@@ -24,6 +24,7 @@ OUT_SIZE: Final = INFERENCE.size
 SWEEPS: Final = {"tight": 0, "l2_cold": 1 << 20, "dram_cold": 32 << 20}  # bytes swept before each inference
 _SYMBOL: Final = 1
 _CALIBRATION_S: Final = 0.02
+_CALIBRATIONS: Final = 9
 
 
 class ProbeError(Exception):
@@ -77,10 +78,14 @@ def random_weights(
 
 
 def _cycles_per_us() -> float:
+    """Measure the counter's rate; the median, as a try that loses its core between two readings is wrong."""
     _cycles_now()  # compiled before the clock starts
-    start_ns, start = time.perf_counter_ns(), _cycles_now()
-    time.sleep(_CALIBRATION_S)
-    return (_cycles_now() - start) / (time.perf_counter_ns() - start_ns) * 1e3
+    rates = []
+    for _ in range(_CALIBRATIONS):
+        start_ns, start = time.perf_counter_ns(), _cycles_now()
+        time.sleep(_CALIBRATION_S / _CALIBRATIONS)
+        rates.append((_cycles_now() - start) / (time.perf_counter_ns() - start_ns) * 1e3)
+    return float(np.median(rates))
 
 
 def _check(plan: Plan, features: Any, out: Any, count: int) -> None:

@@ -7,6 +7,7 @@ comparisons of two runs use that, and throughput uses the better of several wall
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -44,9 +45,11 @@ from ringbuf.segment import Segment
 Figures = dict[str, float | int | str]
 
 DAY_SEED, DAY_MESSAGES, DAY_SYMBOLS = 11, 300_000, 16
-BOOK_ROUNDS: Final = 9
+BOOK_ROUNDS: Final = 25
+BOOK_SECONDS: Final = 5.0  # a long file is walked less often, but at least three times
 FIX_ROUNDS, FIX_COUNT, FIX_DISTINCT = 40, 10_000, 64
 INFER_COUNT: Final = 4_000
+WALK_MAX: Final = 1 << 60  # messages of one call: all of them
 REPLAYS_OFF, REPLAYS_ON = 5, 3  # of each: the model off (and as often feed and books alone), on
 _FIX_NOW_NS: Final = 1_764_111_111_123_456_789
 _CL_ORD_ID: Final = b"0007000010000ABC"
@@ -99,12 +102,21 @@ def read_itch(path: pathlib.Path) -> NDArray[np.uint8]:
 
 
 def book(file: NDArray[np.uint8], rounds: int = BOOK_ROUNDS) -> Figures:
-    """All books over messages in memory: decode, apply, publish the top.  The first round is not counted."""
+    """All books over messages in memory: decode, apply, publish the top.
+
+    The first round touches untouched memory and is not counted.
+    """
+    books = Books(Segment.anonymous(1 << 30))
     try:
-        measured = book_probe.measure(file, rounds + 1)
+        first = book_probe.measure(file, 1, books)
+        affordable = int(BOOK_SECONDS * 1e9 / (first.ns_per_message[0] * first.messages))
+        measured = book_probe.measure(file, min(rounds, max(affordable, 3)), books)
     except ValueError as error:
         raise BenchError(str(error)) from None
-    spans = measured.ns_per_message[1:]
+    if measured.state_hash != first.state_hash:
+        msg = "two rounds left different books"
+        raise BenchError(msg)
+    spans = measured.ns_per_message
     return {
         "book_ns_per_msg": float(np.median(spans)),
         "book_ns_per_msg_p99": float(np.percentile(spans, 99)),
@@ -227,9 +239,8 @@ class ReplayTimes:
 def replay_once(day: pathlib.Path, kind: str) -> ReplayTimes:
     """Replay a capture with a model kind (off, rule); journal and features on."""
     config = dataclasses.replace(Config(), model=ModelConfig(kind=kind))
-    system = System(config, day)
-    warm_up(system.pipeline)
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.closing(System(config, day)) as system, tempfile.TemporaryDirectory() as folder:
+        warm_up(system.pipeline)
         replay = Replay(system, pathlib.Path(folder))
         replay.run()
         counters, strategy, inference_ns = (
@@ -251,9 +262,6 @@ def replay_once(day: pathlib.Path, kind: str) -> ReplayTimes:
             tick_to_order=system.histograms["tick_to_order"].copy(),
             orders_stage=system.histograms["orders"].copy(),
         )
-
-
-WALK_MAX: Final = 1 << 60  # messages of one call: all of them
 
 
 def walk_once(day: pathlib.Path) -> tuple[int, float]:

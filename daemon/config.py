@@ -170,7 +170,7 @@ class JournalConfig:
 
     decisions: str = setting("all", "decisions to keep", choices=("all", "actions"))
     ring_records: int = setting(65_536, "ring of each loop", low=256, high=1 << 24, power_of_two=True)
-    segment_mib: int = setting(64, "records of one segment", low=1, high=1_024)
+    segment_mib: int = setting(64, "records of one segment", low=1, high=64)
     durable: bool = setting(default=False, meaning="sync to disk at each group commit")
 
 

@@ -59,14 +59,25 @@ class Daemon:
     def __init__(self, config: Config, capture: pathlib.Path) -> None:
         self.config, self.log = config, logger("control")
         self.folder = output_folder(pathlib.Path(config.run.folder))
+        core = config.run.core if config.run.core >= 0 else usable_cores()[-1]
+        if core not in usable_cores():
+            msg = f"run.core {core}: this process may use {', '.join(map(str, usable_cores()))}"
+            raise CommandError(msg)
         self.segment = create_segment(config)
+        try:
+            self._build(capture, core)
+        except BaseException:
+            self.segment.unlink()
+            raise
+
+    def _build(self, capture: pathlib.Path, core: int) -> None:
+        config = self.config
         self.system = System(config, capture, segment=self.segment)
         self.system.control["pace"] = 1.0 / config.feed.speed
         warm_up(self.system.pipeline)
         self.replay = Replay(self.system, self.folder)
         self.system.control["depths"] = 1
         self.system.control["drain_below"] = 0  # the control loop drains: the hot thread stays inside
-        core = config.run.core if config.run.core >= 0 else usable_cores()[-1]
         stop = self.system.control_addr
         self.thread = HotThread("market", self._crank, (), stop, core=core, on_error=self._fault)
         self.views = SystemViews(self.system, self.thread)
@@ -146,7 +157,8 @@ class Daemon:
                       journal_hash=summary["journal_hash"], folder=str(self.folder))  # fmt: skip
 
     def close(self) -> None:
-        """Remove the shared segment."""
+        """Close the capture and remove the shared segment."""
+        self.system.close()
         self.segment.unlink()
 
 

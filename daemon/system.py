@@ -71,12 +71,12 @@ def _limits(config: Config) -> dict[str, Any]:
     }
 
 
-def map_memory(size: int) -> Segment:
-    """Map private memory; raises CommandError when the machine has not so much address space to give."""
+def map_segment(size: int) -> Segment:
+    """Map memory for the tables; raises CommandError when the machine does not give so much."""
     try:
         return Segment.anonymous(size)
-    except OSError as error:
-        msg = f"cannot map {size:,} bytes for the capacities of the configuration: {error.strerror or error}"
+    except (OSError, OverflowError) as error:
+        msg = f"the configured tables need {size:,} bytes of memory: {error}"
         raise CommandError(msg) from None
 
 
@@ -132,7 +132,7 @@ class System:
         self, config: Config, capture: pathlib.Path, *, segment: Segment | None = None, recorder: int = 0
     ) -> None:
         self.config, self.capture = config, capture
-        self.segment = segment or map_memory(segment_size(config))
+        self.segment = segment or map_segment(segment_size(config))
         self.source = open_capture(capture, config, self.segment)
         try:
             self._build(recorder)

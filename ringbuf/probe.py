@@ -43,6 +43,7 @@ CAPACITY: Final = 4_096
 WINDOW: Final = 65_536  # records between two counter readings of the throughput
 SMALL: Final = 64  # records: both rings stay in the first-level cache, as the floor's two lines do
 WAITS_MAX: Final = 1 << 36  # a wait that long (half a minute) means that the other side is gone: give up
+CALIBRATIONS: Final = 9
 KINDS: Final = 2  # ways to go there and back: floor, ring
 PUBLISH_BATCHES: Final = (1, 8, 64)
 _SEAL: Final = 0x1E3779B97F4A7C15
@@ -290,11 +291,17 @@ def _cycles() -> int:
 
 
 def cycles_per_ns(seconds: float = 0.02) -> float:
-    """Measure the rate of the time-stamp counter."""
+    """Measure the rate of the time-stamp counter.
+
+    The median of several tries: a thread that loses its core between the two readings of a pair is wrong.
+    """
     _cycles()
-    began, ns = _cycles(), time.perf_counter_ns()
-    time.sleep(seconds)
-    return (_cycles() - began) / (time.perf_counter_ns() - ns)
+    rates = []
+    for _ in range(CALIBRATIONS):
+        began, ns = _cycles(), time.perf_counter_ns()
+        time.sleep(seconds / CALIBRATIONS)
+        rates.append((_cycles() - began) / (time.perf_counter_ns() - ns))
+    return float(np.median(rates))
 
 
 def measure(batches: int = 200, rounds: int = 1_000) -> dict[str, float]:

@@ -24,14 +24,14 @@ def test_a_row_stands_in_the_table_only_when_it_was_measured():
     lines = render(figures).splitlines()
     assert [line.split("  ")[0] for line in lines[1:]] == [
         "FIX NewOrderSingle encode",
-        "inference, 32 samples",
+        "replay, model on",
     ]
     assert lines[1].split()[-2:] == ["130.0", "1,500"]
 
 
 def test_a_ratio_is_the_figure_to_its_reference():
     figures = {"infer_mc32_us": 4.0, "infer_mc32_us_p99": 5.0, "infer_mc32_l2_cold_us": 6.0}
-    assert render(figures).splitlines()[-1].split()[-3:] == ["loop", "4.0", "1.50"]
+    assert render(figures).splitlines()[-1].split()[-3:] == ["loop", "4.00", "1.50"]
 
 
 def test_every_row_of_the_table_can_be_shown():
@@ -47,7 +47,7 @@ def test_a_file_that_is_not_itch_is_one_line_and_exit_1(tmp_path, capsys, monkey
     monkeypatch.setattr(
         "daemon.commands.bench.measure", lambda itch, _step: bench.book(bench.read_itch(itch), 1)
     )
-    assert main(["bench", "--itch", str(path)]) == 1
+    assert main(["bench", "--json", "--itch", str(path)]) == 1
     error = capsys.readouterr().err
     assert error.startswith("contrafusion bench: ")
     assert error.count("\n") == 1

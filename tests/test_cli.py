@@ -365,16 +365,20 @@ def test_an_interrupted_replay_exits_130_with_one_line(small, folder):
         [sys.executable, "-m", "daemon.main", *words], env=environment(), text=True, stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )  # fmt: skip
-    deadline = time.monotonic() + 200
-    while not (folder / "out/journal").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.3)
-    child.send_signal(signal.SIGINT)
-    out, told = child.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 200
+        while not (folder / "out/journal").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.3)
+        child.send_signal(signal.SIGINT)
+        out, told = child.communicate(timeout=60)
+    finally:
+        child.kill()
     assert child.returncode == 130
     assert told.splitlines()[-1:] == ["contrafusion replay: interrupted"]
     assert "Traceback" not in told
     assert out == ""
+    assert main(["journal", "verify", str(folder / "out/journal")]) == 0
 
 
 def test_a_reader_that_goes_away_is_no_traceback(kept):

@@ -16,7 +16,7 @@ import orjson
 from daemon import bench
 from daemon.bench import Figures
 from daemon.doctor import machine_name
-from daemon.progress import bar
+from daemon.progress import bar, showing_compilation
 from ringbuf.jit import on_compiled
 
 STEPS: Final = 6 + max(bench.REPLAYS_OFF, bench.REPLAYS_ON)
@@ -83,7 +83,8 @@ def _ratio(line: Line, figures: Figures) -> str:
 
 def _value(line: Line, key: str, figures: Figures) -> str:
     value = float(figures[key]) * line.scale
-    return f"{value:,.1f}" if value < 1_000 else f"{value:,.0f}"
+    digits = 2 if value < 10 else 1 if value < 1_000 else 0
+    return f"{value:,.{digits}f}"
 
 
 def render(figures: Figures) -> str:
@@ -141,7 +142,7 @@ def _steps(*, quiet: bool) -> Iterator[Callable[[str], object]]:
         def compiled(name: str) -> None:
             progress.set_postfix_str(f"compiling, once: {name}")
 
-        with on_compiled(compiled):
+        with on_compiled(compiled), showing_compilation(quiet=quiet or sys.stderr.isatty()):
             yield step
 
 

@@ -13,7 +13,7 @@ import orjson
 from daemon.config import Config, read_config
 from daemon.errors import CommandError, writing
 from daemon.progress import bar, showing_compilation
-from daemon.system import close_input, map_memory, open_capture
+from daemon.system import close_input, map_segment, open_capture
 from nimbus.book.export import LEVELS_MAX, Export, bbo_header, csv_text, depth_header
 from nimbus.book.owner import Books, table_sizes
 from nimbus.books_only import NEED_INPUT, walk_books
@@ -81,7 +81,7 @@ class Walk:
 
     def __init__(self, arguments: argparse.Namespace, config: Config) -> None:
         sizes = table_sizes(config.book.symbols_max, config.book.live_orders_max, config.book.levels_max)
-        self.segment = map_memory(sum(sizes.values()) + _SPARE + self._export_bytes(arguments, config))
+        self.segment = map_segment(sum(sizes.values()) + _SPARE + self._export_bytes(arguments, config))
         self.source: CaptureSource = open_capture(arguments.capture, config, self.segment)
         self.files: list[CsvFile] = []
         try:

@@ -44,7 +44,8 @@ def key_of(ladder: int, px: int) -> int:
 @inlined
 def knot_of(books: BookState, level: int) -> int:
     """Return the record number of a level: what the links of its first and last order say."""
-    return ((books.levels - books.orders) >> RECORD_BITS) + level
+    knot: int = ((books.levels - books.orders) >> RECORD_BITS) + level
+    return knot
 
 
 @inlined

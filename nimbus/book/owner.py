@@ -97,6 +97,7 @@ class Books:
             else segment.allocate(f"book.{name}", size)
             for name, size in sizes.items()
         }
+        assert at["orders"] < at["levels"]  # one space of record numbers, orders first
         self.segment, self.symbols_max = segment, symbols_max
         self.state = BookState(
             orders=at["orders"], levels=at["levels"], books=at["rows"], heads=at["heads"],

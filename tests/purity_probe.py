@@ -1,0 +1,98 @@
+"""Compile every kernel of the pipeline afresh and print, as JSON, what each one calls that it should not.
+
+Run in a process of its own, since only the process that compiled a kernel has its LLVM IR.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pathlib
+import pkgutil
+import sys
+from typing import Any
+
+import numpy as np
+
+PACKAGES = ("ringbuf", "nimbus", "bicep", "strategy")
+MODULES = ("daemon.pipeline",)
+
+
+def dispatchers() -> dict[str, Any]:
+    """Return name -> kernel for all that stand in the modules which are loaded, once each."""
+    found: dict[str, Any] = {}
+    for name, module in sorted(sys.modules.items()):
+        if module is None or not (name.split(".")[0] in PACKAGES or name in MODULES):
+            continue
+        for thing in vars(module).values():
+            if hasattr(thing, "py_func") and hasattr(thing, "inspect_llvm"):
+                home = thing.py_func.__module__
+                found.setdefault(f"{home}.{thing.py_func.__qualname__}", thing)
+    return found
+
+
+def load_all() -> None:
+    """Import every module of the hot packages, so that no kernel is overlooked."""
+    for package in PACKAGES:
+        path = importlib.import_module(package).__path__
+        for module in pkgutil.walk_packages(path, f"{package}."):
+            importlib.import_module(module.name)
+
+
+def main() -> None:
+    """Warm the pipeline and the walk of `book`, look at all that was compiled, plant a fault, print."""
+    from daemon.config import Config
+    from daemon.warm import warm_kernels
+    from ringbuf.jit import heap_calls, kernel
+
+    warm_kernels(Config())
+    walk_books()
+    load_all()
+    compiled = {name: fn for name, fn in dispatchers().items() if fn.signatures}
+    result = {
+        "impure": {name: sorted(calls) for name, fn in compiled.items() if (calls := heap_calls(fn))},
+        "compiled": sorted(compiled),
+        "never": sorted(set(dispatchers()) - set(compiled)),
+        "planted": planted(heap_calls, kernel),
+    }
+    json.dump(result, sys.stdout)
+
+
+def walk_books() -> None:
+    """Compile what `contrafusion book` runs."""
+    import tempfile
+
+    from daemon.main import main as contrafusion
+    from daemon.warm import _ONE_MESSAGE
+
+    with tempfile.TemporaryDirectory() as folder:
+        capture = pathlib.Path(folder) / "one.itch"
+        capture.write_bytes(_ONE_MESSAGE)
+        words = ["book", str(capture), "--bbo", f"{folder}/b.csv", "--depth", f"{folder}/d.csv"]
+        assert contrafusion(words) == 0
+
+
+def planted(heap_calls: Any, kernel: Any) -> dict[str, list[str]]:
+    """Return what the check says of three kernels that do what a kernel must not."""
+
+    def allocates(n: int) -> int:
+        return np.zeros(n, np.int64)[0]
+
+    def raises(n: int) -> int:
+        if n < 0:
+            raise ValueError
+        return n
+
+    def builds(n: int) -> int:
+        return len([n, n])
+
+    found = {}
+    for fn in (allocates, raises, builds):
+        made = kernel(fn)
+        made(1)
+        found[fn.__name__] = sorted(heap_calls(made))
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""No kernel of the pipeline allocates, raises or takes the GIL: read from the LLVM IR of all of them."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from replays import ROOT, environment
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory) -> dict:
+    """Return the findings of purity_probe.py in a process with an empty cache folder: everything compiles."""
+    cache = tmp_path_factory.mktemp("cache")
+    done = subprocess.run(
+        [sys.executable, str(pathlib.Path(__file__).with_name("purity_probe.py"))],
+        env={**environment(), "XDG_CACHE_HOME": str(cache)}, capture_output=True, text=True, check=False,
+        timeout=880, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.timeout(900)
+def test_no_kernel_allocates_raises_or_takes_the_gil(probe):
+    assert probe["impure"] == {}
+
+
+@pytest.mark.timeout(900)
+def test_the_kernels_of_every_part_were_looked_at(probe):
+    wanted = {
+        "daemon.pipeline.run_inline", "daemon.pipeline.settle", "nimbus.books_only.walk_books",
+        "nimbus.feed.decode.open_packet", "nimbus.book.book.apply", "nimbus.book.publish.write_event",
+        "strategy.agent.work", "bicep.plan.kernels.infer", "nimbus.orders.send.take_intent",
+        "nimbus.orders.reports.receive", "nimbus.fix.parse.parse", "nimbus.venue.paper.receive",
+        "nimbus.venue.queue_model.on_change", "nimbus.journal.log.append",
+    }  # fmt: skip
+    assert wanted - set(probe["compiled"]) == set()
+    assert len(probe["compiled"]) > 200
+
+
+@pytest.mark.timeout(900)
+def test_the_check_can_fail(probe):
+    assert any("NRT_" in call for call in probe["planted"]["allocates"])
+    assert any("PyErr_" in call or "NRT_" in call for call in probe["planted"]["builds"])
+    assert probe["planted"]["raises"]
