@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
@@ -57,6 +58,13 @@ def main(arguments: list[str] | None = None) -> int:
         return FAILED
     except BrokenPipeError:  # the reader of our output has gone: nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:  # files are told of where they are written: this is our own output
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more at exit
+        sys.stderr.write(
+            f"contrafusion {words[0]}: {error.filename or 'output'}: {error.strerror or error}\n"
+        )
         return FAILED
     except KeyboardInterrupt:
         sys.stderr.write(f"contrafusion {words[0]}: interrupted\n")

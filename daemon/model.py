@@ -60,12 +60,18 @@ def pin(folder: pathlib.Path, model_id: str) -> None:
 
 
 def pinned(folder: pathlib.Path) -> pathlib.Path | None:
-    """Return the folder of the model in use, or None when none was pinned."""
+    """Return the folder of the model in use, or None when none was pinned.
+
+    Raises CommandError when the file does not hold a name.
+    """
     try:
-        name = (folder / PINNED).read_text(encoding="ascii").strip()
+        name = (folder / PINNED).read_bytes().strip()
     except OSError:
         return None
-    return folder / name
+    if not name.isalnum():  # of the ASCII kind: a name is a digest
+        msg = f"{folder / PINNED}: does not name a model"
+        raise CommandError(msg)
+    return folder / name.decode("ascii")
 
 
 def load_model(config: Config, segment: Segment, symbols_max: int) -> Model:

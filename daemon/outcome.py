@@ -7,6 +7,7 @@ holds the one against the other.
 from __future__ import annotations
 
 import csv
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any, Final
@@ -15,10 +16,11 @@ import orjson
 
 from daemon import report
 from daemon.config import config_hash
-from daemon.errors import writing
+from daemon.errors import CommandError, writing
 from daemon.replay import Replay
 from daemon.system import System
 from nimbus.book.snapshot import state_hash
+from nimbus.journal.segments import JournalError
 from nimbus.journal.show import show
 from nimbus.journal.types import RecordType
 from nimbus.messages import FILL_TRADE, TAG_NAMES
@@ -114,7 +116,7 @@ def summarise(replay: Replay) -> dict[str, Any]:
     positions, messages = positions_of(system), system.feed.messages_by_type()
     handled = int(system.control["heartbeat"])
     return {
-        "capture": str(system.capture),
+        "capture": os.fsencode(system.capture).decode("utf-8", "replace"),
         "truncated": system.source.truncated,
         "warnings": system.source.warnings + system.feed.warnings(),
         "packets": system.feed.counters()["frames"],
@@ -178,7 +180,11 @@ def _write_csv(path: pathlib.Path, fields: tuple[str, ...], rows: Iterator[Any] 
 
 def write(replay: Replay, folder: pathlib.Path) -> dict[str, Any]:
     """Write the four files into folder; return the summary."""
-    summary, fills = summarise(replay), list(fills_of(replay))
+    summary = summarise(replay)
+    try:
+        fills = list(fills_of(replay))
+    except JournalError as error:
+        raise CommandError(str(error)) from None
     text_of = replay.system.books.symbol_text
     with writing(folder):
         _write_csv(folder / "fills.csv", FILL_FIELDS, fills)

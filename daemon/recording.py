@@ -16,6 +16,7 @@ from daemon.pipeline import NEED_INPUT, run_inline
 from daemon.system import System
 from daemon.warm import warm_up
 from nimbus.feed.capture import CaptureError
+from nimbus.messages import JOURNAL
 from ringbuf.records import CACHE_LINE
 from ringbuf.segment import Segment
 from strategy.recorder import FEATURE_ROW, RECORDER, Recorder
@@ -43,7 +44,7 @@ def record_rows(
                 rows.append(recorder.drain())
                 for stream in system.streams:  # a recording leaves no journal
                     for view in stream.waiting():
-                        stream.release(len(view) // 128)
+                        stream.release(len(view) // JOURNAL.size)
                 if progress is not None:
                     progress.update(int(system.control["heartbeat"]) - done)
                     done = int(system.control["heartbeat"])

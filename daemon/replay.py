@@ -27,6 +27,7 @@ from ringbuf.hot_thread import HotThread
 
 MESSAGES_A_CALL: Final = 1 << 18
 SETTLE_STEPS: Final = 8
+SETTLE_STEPS_MAX: Final = 8_192  # the largest number of open orders, answered a batch at a time, and more
 JOURNAL_FOLDER: Final = "journal"
 _BLOCK_RECORDS_PER_MIB: Final = 2  # 128-byte records, 4,096 a block: half a MiB
 
@@ -117,9 +118,11 @@ class Replay:
         system = self.system
         latency = system.config.venue.order_latency_us + system.config.venue.report_latency_us
         now_ns, step_ns = system.now_ns, int(latency * 1_000) + 1_000
-        for step in range(SETTLE_STEPS):
+        for step in range(SETTLE_STEPS_MAX):
+            if step >= SETTLE_STEPS and not system.orders.pool.open_count:
+                break
             now_ns += step_ns
-            if step == 1:
+            if step:  # again: what the rings had no room for before
                 cancel_all(system.orders.addr, 0, now_ns)
             settle(system.pipeline, now_ns)
             self.writer.drain()

@@ -117,6 +117,8 @@ def _complaint(kind: type[Any], allowed: Any, given: Any) -> str:
         return f"must be {_NAMES[kind]}"
     if allowed["choices"] and given not in allowed["choices"]:
         return "must be one of " + ", ".join(map(str, allowed["choices"]))
+    if kind is str and not given.isprintable():
+        return "must be printable text"
     if kind is float and given != given:  # noqa: PLR0124  NaN
         return "must be a number"
     low, high = allowed["low"], allowed["high"]

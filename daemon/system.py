@@ -25,10 +25,12 @@ from nimbus.journal.log import Stream
 from nimbus.journal.types import NEWS as NEWS_TAKEN
 from nimbus.journal.types import RUN_START, STATE_CHANGE, RecordType
 from nimbus.market import Market, renew
-from nimbus.messages import DISARMED, JOURNAL, LAYOUT_VERSION, NEWS, PAPER
+from nimbus.messages import DISARMED, JOURNAL, LAYOUT_VERSION, NEWS, ORDER, PAPER
 from nimbus.orders.agent import Orders
 from nimbus.orders.kill_switch import OPERATOR
+from nimbus.orders.pool import LINK
 from nimbus.venue.paper import Venue
+from nimbus.venue.paper_layout import VENUE_ORDER
 from ringbuf.clock import MONOTONIC, TSC, Clock
 from ringbuf.histogram import Histogram
 from ringbuf.jit import source_digest
@@ -47,6 +49,8 @@ _STAGE_WORDS: Final = {
 }  # fmt: skip
 _SPARE: Final = 128 << 20
 _SYMBOL_BYTES: Final = 32 << 10  # features, contradiction, holdings, news, cached news halves, positions
+_BUCKET_BYTES: Final = 32  # of the ClOrdIDs, at most, for each order that rests
+_ORDER_BYTES: Final = ORDER.size + LINK.size
 _PX_SCALE: Final = 10_000
 
 
@@ -270,6 +274,9 @@ def segment_size(config: Config) -> int:
     book, orders = config.book, config.orders
     symbols = book.symbols_max * _SYMBOL_BYTES
     tables = sum(table_sizes(book.symbols_max, book.live_orders_max, book.levels_max).values())
-    pool = orders.day_orders_max * 1_024
+    pool = (orders.day_orders_max + 1) * _ORDER_BYTES
     journal = (ORDERS_STREAM + 1) * config.journal.ring_records * JOURNAL.size
-    return tables + symbols + pool + journal + 16 * book.live_orders_max + _SPARE
+    venue = (config.venue.resting_orders_max + 1) * (
+        VENUE_ORDER.size + _BUCKET_BYTES
+    ) + 16 * book.live_orders_max
+    return tables + symbols + pool + journal + venue + _SPARE

@@ -198,3 +198,20 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(JournalError, match=r"journal .*file") as error:
         JournalWriter(tmp_path / "file", [], epoch=8, durable=False)
     assert "\n" not in str(error.value)
+
+
+def test_closing_after_a_failed_change_of_segments_closes_nothing_twice(tmp_path, monkeypatch):
+    (stream,) = streams(capacity=BLOCK_RECORDS)
+    writer = JournalWriter(tmp_path, [stream], epoch=7, blocks=1, durable=False)
+    for _ in range(BLOCK_RECORDS):
+        stream.append(RecordType.LOG, b"x", NOW)
+    writer.drain()
+    stream.append(RecordType.LOG, b"y", NOW)
+
+    def refuse(_number):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writer, "_new_segment", refuse)
+    with pytest.raises(JournalError, match="No space left"):
+        writer.drain()
+    writer.close()

@@ -113,6 +113,12 @@ def test_damage_to_a_file_as_a_whole(damaged, change, reason):
     assert report.finding.reason.startswith(reason)
 
 
+def test_changed_records_of_a_file_without_its_digests_are_found(damaged):
+    report = damaged("00000001.journal", lambda raw: resealed(raw, 100, "wall_ns", 1)[:-4096])
+    assert (report.finding.file, report.finding.index) == ("00000001.journal", 0)
+    assert report.finding.reason.startswith("chain:")
+
+
 def test_a_missing_or_foreign_segment_breaks_the_chain(journal, tmp_path):
     for name, raw in journal[1].items():
         if name != "00000001.journal":

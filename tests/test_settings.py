@@ -9,6 +9,7 @@ import pytest
 
 from daemon.config import Config, config_hash, read_config
 from daemon.settings import SettingsError, flatten, key_lines, to_toml
+from daemon.system import segment_size
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -92,3 +93,13 @@ def test_an_example_configuration_names_every_setting(path):
     read_config(path)
     named = key_lines(path.read_text())
     assert [key for key, _, _ in flatten(Config()) if key not in named] == []
+
+
+@pytest.mark.parametrize("text", ["1969-12-31", "2100-01-01", "9999-12-31", "0001-01-01"])
+def test_a_day_whose_nanoseconds_do_not_fit_is_refused(text, tmp_path):
+    (found,) = problems_of(tmp_path, f'[feed]\ndate = "{text}"\n')
+    assert "year must be between 1970 and 2099" in found
+
+
+def test_the_memory_that_run_reserves_is_that_of_the_tables():
+    assert segment_size(Config()) < 2 << 30  # all of it is taken from the machine at the start

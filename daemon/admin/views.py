@@ -61,7 +61,7 @@ class SystemViews:
     def positions(self) -> list[dict[str, Any]]:
         """One row per symbol that traded or has open orders."""
         rows = self._system.orders.positions(self._system.books.symbol_text, refresh=False)
-        return [self._position(symbol) for symbol in sorted(rows)]
+        return [self._position(symbol, rows[symbol]["locate"]) for symbol in sorted(rows)]
 
     def _mark_px2(self, locate: int) -> int:
         """Return twice the mid of a locate's book as last published, 0 when a side is empty."""
@@ -71,8 +71,8 @@ class SystemViews:
         bid_px, ask_px = int(self._top["bid_px"]), int(self._top["ask_px"])
         return bid_px + ask_px if bid_px and ask_px else 0
 
-    def _position(self, symbol: str) -> dict[str, Any]:
-        system, locate = self._system, self._system.books.locate_of(symbol)
+    def _position(self, symbol: str, locate: int) -> dict[str, Any]:
+        system = self._system
         held = system.orders.position_row(locate).copy()
         qty, limit = int(held["position_qty"]), system.config.risk.position_max
         basis, mark_px2 = int(held["basis"]), self._mark_px2(locate)
@@ -92,10 +92,11 @@ class SystemViews:
 
     def position(self, symbol: str) -> dict[str, Any] | None:
         """One known symbol with its last orders; None for a symbol the feed has not announced."""
-        if self._system.books.locate_of(symbol) < 0:
+        locate = self._system.books.locate_of(symbol)
+        if locate < 0:
             return None
         mine = [order for order in self.orders() if order["symbol"] == symbol]
-        return self._position(symbol) | {"orders": mine[-_SYMBOL_ORDERS_MAX:]}
+        return self._position(symbol, locate) | {"orders": mine[-_SYMBOL_ORDERS_MAX:]}
 
     def orders(self) -> list[dict[str, Any]]:
         """Every order of the day, oldest first."""

@@ -10,7 +10,7 @@ import orjson
 
 from bicep.plan import PlanError
 from daemon.config import read_config
-from daemon.errors import CommandError, output_folder
+from daemon.errors import CommandError, output_folder, writing
 from daemon.model import pin
 from daemon.progress import bar, showing_compilation
 from daemon.recording import record_rows
@@ -54,7 +54,8 @@ def execute(arguments: argparse.Namespace) -> int:
         )
     except (TrainingError, PlanError) as error:
         raise CommandError(str(error)) from None
-    pin(folder, manifest["id"])
+    with writing(folder):
+        pin(folder, manifest["id"])
     if arguments.json:
         sys.stdout.write(orjson.dumps(manifest, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:

@@ -135,8 +135,9 @@ class Books:
         return chr(self._words["breaker"][0]) if self._words["breaker"][0] else ""
 
     def symbol_text(self, locate: int) -> str:
-        """Return the symbol of a locate, "" when none was announced."""
-        return bytes(self._rows["symbol"][locate]).rstrip(b" \0").decode("latin-1")
+        """Return the symbol of a locate, "" when none was announced; what is not printable ASCII is "?"."""
+        raw = bytes(self._rows["symbol"][locate]).rstrip(b" \0")
+        return "".join(chr(byte) if 0x20 <= byte < 0x7F else "?" for byte in raw)
 
     def symbols(self) -> dict[int, str]:
         """Return locate -> symbol for all that were announced."""

@@ -187,9 +187,15 @@ class SegmentFile:
         self._write_header(blocks)
         self.commit(records, chain, closed=True)
         self.sync()
-        os.close(self.fd)
+        self.close()
+
+    def close(self) -> None:
+        """Close the file as it is; a second call does nothing."""
+        if self.fd >= 0:
+            descriptor, self.fd = self.fd, -1
+            os.close(descriptor)
 
     def abandon(self) -> None:
         """Close a file that will not be used, and remove it if it was only prepared."""
-        os.close(self.fd)
+        self.close()
         self._spare.unlink(missing_ok=True)

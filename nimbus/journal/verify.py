@@ -199,8 +199,8 @@ def _broken_chain(segment: _Segment, good: int, chain: Chain) -> tuple[int, str]
         expected = [
             segment.digests[at : at + DIGEST_SIZE] for at in range(0, len(segment.digests), DIGEST_SIZE)
         ]
-        same = 0
-        while segment.closed and same < len(chain.digests) and chain.digests[same] == expected[same]:
+        same, there = 0, min(len(chain.digests), len(expected)) if segment.closed else 0
+        while same < there and chain.digests[same] == expected[same]:
             same += 1
         return same * BLOCK_RECORDS, "chain: records were changed together with their checksums"
     expected_page = b"".join([*chain.digests, *([chain.value()] if segment.durable % BLOCK_RECORDS else [])])

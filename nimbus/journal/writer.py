@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Final
@@ -140,7 +139,7 @@ class JournalWriter:
                 segment.abandon()
             self._ahead = []
             if self._error:
-                os.close(self._segment.fd)
+                self._segment.close()
 
     def _refuse_when_failed(self) -> None:
         if self._error:

@@ -168,7 +168,11 @@ class Orders:
         for locate in ((rows["fills"] != 0) | (rows["open_orders"] != 0)).nonzero()[0]:
             row, addr = rows[locate], int(self._risk[0]["positions"]) + int(locate) * POSITION.size
             held, basis = int(row["position_qty"]), int(row["basis"])
-            found[symbol_text(int(locate))] = {
+            symbol = symbol_text(int(locate))
+            if not symbol or symbol in found:  # announced no more, or twice: no position hides another
+                symbol = f"{symbol}@{int(locate)}"
+            found[symbol] = {
+                "locate": int(locate),
                 "qty": held,
                 "average_px": basis / held / UNIT if held else 0.0,
                 "mark_px": int(row["mark_px2"]) / 2 / UNIT,
