@@ -27,7 +27,9 @@ R = TypeVar("R")
 
 ROOT: Final = pathlib.Path(__file__).resolve().parents[1]
 HOT_SOURCES: Final = ("ringbuf", "nimbus", "bicep", "strategy", "daemon/pipeline.py")
-_HEAP_CALL: Final = re.compile(r"@(NRT_Allocate\w*|NRT_MemInfo_alloc\w*|numba_gil_ensure|PyErr_\w+)")
+_HEAP_CALL: Final = re.compile(
+    r"[@!](NRT_Allocate\w*|NRT_MemInfo_alloc\w*|numba_gil_ensure|PyErr_\w+|numba_exception_output)"
+)
 _NOT_KERNEL: Final = re.compile(
     r'@"?(_ZN7cpython|cfunc\.|NRT_|numba_)'
 )  # wrappers for Python, Numba's runtime

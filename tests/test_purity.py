@@ -45,5 +45,4 @@ def test_the_kernels_of_every_part_were_looked_at(probe):
 @pytest.mark.timeout(900)
 def test_the_check_can_fail(probe):
     assert any("NRT_" in call for call in probe["planted"]["allocates"])
-    assert any("PyErr_" in call or "NRT_" in call for call in probe["planted"]["builds"])
-    assert probe["planted"]["raises"]
+    assert probe["planted"]["raises"] == ["numba_exception_output"]
