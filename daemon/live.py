@@ -11,7 +11,6 @@ import asyncio
 import gc
 import pathlib
 import signal
-import sys
 import time
 from typing import Any, Final
 
@@ -32,7 +31,7 @@ from daemon.warm import warm_up
 from nimbus.feed.capture import CaptureError
 from nimbus.journal.segments import JournalError
 from nimbus.messages import HALTED
-from nimbus.orders.kill_switch import JOURNAL
+from nimbus.orders.kill_switch import CONTROL, JOURNAL
 from ringbuf.affinity import set_switch_interval, usable_cores
 from ringbuf.hot_thread import HotThread
 from ringbuf.segment import Segment, SegmentError, remove_orphans
@@ -82,6 +81,7 @@ class Daemon:
         self.thread = HotThread("market", self._crank, (), stop, core=core, on_error=self._fault)
         self.views = SystemViews(self.system, self.thread)
         self.ended = asyncio.Event()
+        self.failure = ""  # why the run is not a success: its exit code is 1
 
     def _crank(self) -> str:
         """Keep the hot thread inside the kernel; it comes out for the next chunk of the file only."""
@@ -97,9 +97,13 @@ class Daemon:
                     close_input(self.system.market)
                     at_end = True
             except CaptureError as error:
-                return str(error)
+                self.failure = str(error)
+                return "capture at fault"
 
     def _fault(self, name: str, error: BaseException) -> None:
+        """Halt: a programmer's error in the hot thread, which has ended."""
+        self.failure = f"hot thread {name}: {error!r}"
+        self.system.orders.kill_switch.set(CONTROL, HALTED)
         self.log.error("hot_thread_fault", thread=name, error=repr(error))
 
     async def _drain(self) -> None:
@@ -109,11 +113,12 @@ class Daemon:
             try:
                 self.replay.writer.drain()
             except JournalError as error:
+                self.failure = str(error)
                 self.system.orders.kill_switch.set(JOURNAL, HALTED)
                 self.log.error("journal_failed", error=str(error))  # noqa: TRY400  one line, no traceback
                 return
             if not self.thread.is_running and not self.ended.is_set():
-                self.log.info("capture_ended", result=str(self.thread.result))
+                self.log.info("capture_ended", result=self.failure or str(self.thread.result))
                 self.ended.set()
 
     async def main(self) -> None:
@@ -148,11 +153,16 @@ class Daemon:
         """Stop the hot thread, cancel what works, close the journal, write the results."""
         self.thread.request_stop()
         if not self.thread.join(10.0):
+            self.failure = "the hot thread did not stop: no results were written"
             self.log.error("hot_thread_stuck")
             return
         self.replay.elapsed_s = elapsed_s
-        self.replay.finish()
-        summary = write(self.replay, self.folder)
+        try:
+            self.replay.finish()
+            summary = write(self.replay, self.folder)
+        except (JournalError, CommandError) as error:
+            self.failure = self.failure or str(error)
+            return
         self.log.info("stopped", orders=summary["orders"], fills=summary["fills"],
                       journal_hash=summary["journal_hash"], folder=str(self.folder))  # fmt: skip
 
@@ -163,11 +173,13 @@ class Daemon:
 
 
 def run(config: Config, capture: pathlib.Path) -> None:
-    """Run the daemon until it is told to stop."""
+    """Run the daemon until it is told to stop; raises CommandError when anything failed meanwhile."""
     set_switch_interval()
-    with showing_compilation(quiet=not sys.stderr.isatty()):
+    with showing_compilation():
         daemon: Any = Daemon(config, capture)
     try:
         uvloop.run(daemon.main())
     finally:
         daemon.close()
+    if daemon.failure:
+        raise CommandError(daemon.failure)

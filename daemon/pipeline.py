@@ -67,10 +67,11 @@ CONTROL = record(
     7i8 pad0          zero
     i8  heartbeat     market messages handled; moves while the loop lives (hot loop)
     i8  now_ns        logical clock (hot loop)
-    i8  journal_lost  decisions and news the journal had no room for (hot loop)
+    i8  journal_lost  news the journal had no room for (hot loop)
     i8  news_taken    news records applied (hot loop)
     i8  idle          turns spent waiting for the recorded time (hot loop)
-    3i8 pad1          zero
+    i8  journal_waits times that decisions and their intents waited for room in the journal (hot loop)
+    2i8 pad1          zero
     i8  clock         address: CLOCK used to time stages and to pace
     i8  drain_below   free journal slots below which the loop asks for a drain, 0 = never
     f8  pace          wall nanoseconds per market nanosecond, 0 = as fast as it goes
@@ -157,7 +158,8 @@ def _pass_on(p: Pipeline, now_ns: int, started_ns: int) -> None:
         if decision == 0:
             break
         if append(p.strategy_stream, _DECISION_TYPE, decision, _DECISION_SIZE, now_ns) == 0:
-            _add(p.control + _C.journal_lost, 1)
+            _add(p.control + _C.journal_waits, 1)
+            return  # the decision and the intent behind it wait for room
         pop(p.decisions)
     for _ in range(INTENTS_MAX):
         intent = front(p.intents)

@@ -6,13 +6,11 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 from tqdm import tqdm
 
 from ringbuf.jit import on_compiled
-
-LINE_EVERY: Final = 50  # kernels, when there is no terminal to draw on
 
 
 def bar(total: int | None, unit: str, what: str, *, quiet: bool = False) -> Any:
@@ -31,23 +29,19 @@ def bar(total: int | None, unit: str, what: str, *, quiet: bool = False) -> Any:
 
 @contextlib.contextmanager
 def showing_compilation(*, quiet: bool = False) -> Iterator[None]:
-    """Tell on stderr of the kernels compiled inside the block; silent when the cache has them all."""
-    started, count, drawn = time.monotonic(), 0, sys.stderr.isatty()
+    """Tell on a terminal of the kernels compiled inside the block; silent when the cache has them all."""
+    started, count = time.monotonic(), 0
 
     def tell(name: str) -> None:
         nonlocal count
         count += 1
-        if drawn:
-            sys.stderr.write(f"\rcompiling kernels, once: {count} done, last {name:<32.32}")
-        elif count % LINE_EVERY == 0:
-            sys.stderr.write(f"compiling kernels, once: {count} done\n")
+        sys.stderr.write(f"\rcompiling kernels, once: {count} done, last {name:<32.32}")
 
-    if quiet:
+    if quiet or not sys.stderr.isatty():
         yield
         return
     with on_compiled(tell):
         yield
     if count:
-        seconds = time.monotonic() - started
-        text = f"compiled {count} kernels in {seconds:.0f} s; kept for the next start"
-        sys.stderr.write(f"\r{text:<72}\n" if drawn else f"{text}\n")
+        text = f"compiled {count} kernels in {time.monotonic() - started:.0f} s; kept for the next start"
+        sys.stderr.write(f"\r{text:<72}\n")

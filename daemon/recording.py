@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from daemon.config import Config, ModelConfig
 from daemon.errors import CommandError
 from daemon.pipeline import NEED_INPUT, run_inline
-from daemon.system import System
+from daemon.system import System, close_input
 from daemon.warm import warm_up
 from nimbus.feed.capture import CaptureError
 from nimbus.messages import JOURNAL
@@ -37,7 +37,7 @@ def record_rows(
     recorder = Recorder(memory, ROWS_A_CALL)
     with contextlib.closing(System(config, capture, recorder=recorder.addr)) as system:
         warm_up(system.pipeline)
-        done = 0
+        done, closed = 0, False
         while True:
             try:
                 status = run_inline(system.pipeline, ROWS_A_CALL)
@@ -49,7 +49,10 @@ def record_rows(
                     progress.update(int(system.control["heartbeat"]) - done)
                     done = int(system.control["heartbeat"])
                 if status == NEED_INPUT and not system.source.refill():
-                    break
+                    if closed:
+                        break
+                    close_input(system.market)  # a session held back until the end is recorded too
+                    closed = True
             except CaptureError as error:
                 raise CommandError(str(error)) from None
     return np.concatenate(rows), _embeddings(system)

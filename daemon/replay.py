@@ -79,11 +79,13 @@ class Replay:
         self.elapsed_s = time.perf_counter() - started
 
     def _whole(self, progress: Any) -> None:
-        self._crank(progress)
-        if not self.stopped:
-            close_input(self.system.market)
+        try:
             self._crank(progress)
-        self.finish()
+            if not self.stopped:
+                close_input(self.system.market)
+                self._crank(progress)
+        finally:  # also when the capture turns out damaged: the journal ends in good order
+            self.finish()
 
     def _crank(self, progress: Any) -> None:
         """Run until the input is used up, or the stop word is set."""

@@ -359,11 +359,16 @@ def test_a_replay_imports_neither_torch_nor_the_endpoint(small, folder):
     assert done.stdout.splitlines()[-1] == "0 []"
 
 
+def heed_interrupts() -> None:
+    """Undo what a shell does to its background jobs, which pass on that they ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_an_interrupted_replay_exits_130_with_one_line(small, folder):
     words = ["replay", str(small), "--speed", "1x", "--out", str(folder / "out")]
     child = subprocess.Popen(
         [sys.executable, "-m", "daemon.main", *words], env=environment(), text=True, stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.PIPE, preexec_fn=heed_interrupts,  # noqa: PLW1509  no other thread here
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 200
