@@ -30,7 +30,7 @@ from daemon.system import System, close_input, segment_size
 from daemon.warm import warm_up
 from nimbus.feed.capture import CaptureError
 from nimbus.journal.segments import JournalError
-from nimbus.messages import HALTED
+from nimbus.messages import HALTED, LAYOUT_VERSION
 from nimbus.orders.kill_switch import CONTROL, JOURNAL
 from ringbuf.affinity import set_switch_interval, usable_cores
 from ringbuf.hot_thread import HotThread
@@ -47,7 +47,7 @@ def create_segment(config: Config) -> Segment:
         for path in remove_orphans(folder):
             logger("control").warning("orphan_removed", path=str(path))
         path = folder / SEGMENT_NAME.format(epoch=config.epoch)
-        return Segment.create(path, segment_size(config), config.epoch)
+        return Segment.create(path, segment_size(config), config.epoch, layout_version=LAYOUT_VERSION)
     except (SegmentError, OSError) as error:
         raise CommandError(str(error)) from None
 
