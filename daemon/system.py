@@ -16,11 +16,13 @@ from daemon.config import Config, config_hash
 from daemon.errors import CommandError
 from daemon.model import load_model
 from daemon.pipeline import CONTROL, Pipeline
+from daemon.wire_input import WireInput
 from nimbus.book.layout import BOOK
 from nimbus.book.owner import Books, table_sizes
 from nimbus.feed.capture import CaptureError, CaptureSource
 from nimbus.feed.decode import Feed, close_feed
 from nimbus.feed.state import OK
+from nimbus.fix.transport import Transport
 from nimbus.journal.log import Stream
 from nimbus.journal.types import NEWS as NEWS_TAKEN
 from nimbus.journal.types import RUN_START, STATE_CHANGE, RecordType
@@ -42,10 +44,11 @@ from strategy.news_file import news_path, read_news
 from strategy.sentiment import create_provider
 
 STAGES: Final = ("feed", "book", "strategy", "inference", "orders", "tick_to_order")
-CONTROL_STREAM, STRATEGY_STREAM, ORDERS_STREAM = 0, 1, 2
+WIRE_STAGES: Final = ("wire_to_order", "send")  # of a session over a socket
+CONTROL_STREAM, STRATEGY_STREAM, ORDERS_STREAM, MARKET_STREAM = 0, 1, 2, 3
 _STAGE_WORDS: Final = {
     "feed": "feed_ns", "book": "book_ns", "strategy": "strategy_ns", "orders": "orders_ns",
-    "tick_to_order": "tick_ns",
+    "tick_to_order": "tick_ns", "wire_to_order": "wire_ns", "send": "send_ns",
 }  # fmt: skip
 _SPARE: Final = 128 << 20
 _SYMBOL_BYTES: Final = 32 << 10  # features, contradiction, holdings, news, cached news halves, positions
@@ -105,11 +108,11 @@ def close_input(market: Market) -> None:
         renew(market.state)
 
 
-def read_schedule(capture: pathlib.Path, config: Config) -> News:
+def read_schedule(capture: pathlib.Path | None, config: Config) -> News:
     """Read and score the news of a capture; none when there is no file and none was asked for."""
     asked = config.news.file
-    path = pathlib.Path(asked) if asked else news_path(capture)
-    if not asked and not path.exists():
+    path = pathlib.Path(asked) if asked else (news_path(capture) if capture else None)
+    if path is None or (not asked and not path.exists()):
         return News(None, {})
     try:
         items = read_news(path)
@@ -125,15 +128,18 @@ def read_schedule(capture: pathlib.Path, config: Config) -> News:
 class System:
     """Own every agent of one run; `pipeline` goes to the loop kernels.
 
+    capture: what is played; None = the live sources of the configuration.
     recorder: address of a feature recorder for training, 0 = none.
     """
 
     def __init__(
-        self, config: Config, capture: pathlib.Path, *, segment: Segment | None = None, recorder: int = 0
+        self, config: Config, capture: pathlib.Path | None, *, segment: Segment | None = None, recorder: int = 0
     ) -> None:
         self.config, self.capture = config, capture
         self.segment = segment or map_segment(segment_size(config))
-        self.source = open_capture(capture, config, self.segment)
+        self.source: CaptureSource | WireInput = (
+            open_capture(capture, config, self.segment) if capture else WireInput(config.feed, self.segment)
+        )
         try:
             self._build(recorder)
         except MemoryError as error:
@@ -147,7 +153,7 @@ class System:
     def _build(self, recorder: int) -> None:
         config, symbols_max = self.config, self.config.book.symbols_max
         self.news = read_schedule(self.capture, config)
-        self.feed = Feed(self.segment, strict=config.feed.checksums == "refuse")
+        self.feed = self._feed()
         self.books = Books(
             self.segment,
             symbols_max=symbols_max,
@@ -157,26 +163,31 @@ class System:
         self.market = Market(self.segment, self.feed, self.books)
         self.streams = [
             Stream(self.segment, number, epoch=config.epoch, capacity=config.journal.ring_records)
-            for number in (CONTROL_STREAM, STRATEGY_STREAM, ORDERS_STREAM)
+            for number in (CONTROL_STREAM, STRATEGY_STREAM, ORDERS_STREAM, MARKET_STREAM)
         ]
         self.orders = self._orders()
-        self.venue = self._venue()
+        is_paper = config.venue.kind == "paper"
+        self.venue = self._venue() if is_paper else None
+        self.transport = None if is_paper else self._transport()
         self.news_cells = create_cells(self.segment, "news", symbols_max, NEWS)
         self.model = load_model(config, self.segment, symbols_max)
         self.strategy = self._strategy(recorder)
-        self.histograms = {stage: Histogram.create(self.segment, f"latency.{stage}") for stage in STAGES}
+        stages = STAGES if is_paper else STAGES + WIRE_STAGES
+        self.histograms = {stage: Histogram.create(self.segment, f"latency.{stage}") for stage in stages}
         self.clock = Clock(self.segment, "clock", TSC, origin=MONOTONIC)
         self._control()
         self.pipeline = Pipeline(
             source=self.source.state,
             market=self.market.state,
-            venue=self.venue.addr,
+            venue=self.venue.addr if self.venue else 0,
+            transport=self.transport.addr if self.transport else 0,
             schedule=self.news.schedule.addr if self.news.schedule else 0,
             news=self.news_cells,
             strategy=self.strategy.addr,
             intents=self.strategy.intents,
             decisions=self.strategy.decisions,
             orders=self.orders.addr,
+            market_stream=self.streams[MARKET_STREAM].addr,
             strategy_stream=self.streams[STRATEGY_STREAM].addr,
             orders_stream=self.streams[ORDERS_STREAM].addr,
             news_taken=self.segment.allocate("news.taken", NEWS_TAKEN.size),
@@ -196,9 +207,25 @@ class System:
             open_orders_max=config.risk.open_orders_max,
             timestamp_digits=config.orders.timestamp_digits,
             limits=_limits(config),
+            comp_ids=(config.venue.sender, config.venue.target),
         )
-        orders.log_on()
+        if config.venue.kind == "paper":
+            orders.log_on()
         return orders
+
+    def _feed(self) -> Feed:
+        feed, strict = self.config.feed, self.config.feed.checksums == "refuse"
+        if isinstance(self.source, CaptureSource):
+            return Feed(self.segment, strict=strict)
+        return Feed(
+            self.segment,
+            strict=strict,
+            subscriptions=self.source.subscriptions,
+            live=live_settings(feed, self.source.requests_fd),
+        )
+
+    def _transport(self) -> Transport:
+        return Transport(self.segment, self.orders)
 
     def _venue(self) -> Venue:
         config = self.config
@@ -223,6 +250,7 @@ class System:
             fills=self.orders.fills,
             news=self.news_cells if self.news.schedule else 0,
             plan=self.model.state,
+            rule=self.model.rule_addr,
             recorder=recorder,
             interval_ns=config.strategy.interval_ms * 1_000_000,
             journal_decisions=config.journal.decisions,
@@ -237,13 +265,19 @@ class System:
         self.control: Any = self.segment.array("control", CONTROL)[0]
         self.control["clock"] = self.clock.addr
         for stage, word in _STAGE_WORDS.items():
-            self.control[word] = self.histograms[stage].addr
+            self.control[word] = self.histograms[stage].addr if stage in self.histograms else 0
         self.strategy.head["clock"] = self.clock.addr
         self.strategy.head["inference_ns"] = self.histograms["inference"].addr
 
     def close(self) -> None:
         """Close the capture; nothing may turn the crank any more, everything else can still be read."""
         self.source.close()
+
+    def input_counters(self) -> dict[str, int]:
+        """Return what the sources and, live, the sequencing counted."""
+        if isinstance(self.source, WireInput):
+            return self.source.counters() | self.feed.live_counters()
+        return {"packets": self.source.packets, "backwards": self.source.backwards}
 
     @property
     def now_ns(self) -> int:
@@ -273,9 +307,10 @@ def segment_size(config: Config) -> int:
     """
     book, orders = config.book, config.orders
     symbols = book.symbols_max * _SYMBOL_BYTES
+    journal_rings = MARKET_STREAM + 1
     tables = sum(table_sizes(book.symbols_max, book.live_orders_max, book.levels_max).values())
     pool = (orders.day_orders_max + 1) * _ORDER_BYTES
-    journal = (ORDERS_STREAM + 1) * config.journal.ring_records * JOURNAL.size
+    journal = journal_rings * config.journal.ring_records * JOURNAL.size
     venue = (config.venue.resting_orders_max + 1) * (
         VENUE_ORDER.size + _BUCKET_BYTES
     ) + 16 * book.live_orders_max
