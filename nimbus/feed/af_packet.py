@@ -202,9 +202,9 @@ class AfPacketV2:
         self._index = index_of(self._sock, interface)
         self._cold = dict.fromkeys(("offered", "dropped", "link_downs", "socket_errors", "rebinds"), 0)
         try:
+            self.state = segment.allocate(name, AF_PACKET_SOURCE.size)
             groups = [wanted.group for wanted in subscriptions if wanted.group is not None]
             self._membership = Membership(groups, interface)
-            self.state = segment.allocate(name, AF_PACKET_SOURCE.size)
         except BaseException:
             self._release()
             raise

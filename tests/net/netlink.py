@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pathlib
 import socket
 import struct
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_NEWADDR, RTM_NEWROUTE = 16, 17, 18, 20, 24
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL = 1, 4, 0x400, 0x200
 NLMSG_ERROR = 2
-IFLA_IFNAME, IFLA_LINKINFO, IFLA_NET_NS_FD, IFLA_XDP = 3, 18, 28, 43
+IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO, IFLA_NET_NS_FD, IFLA_XDP = 3, 4, 18, 28, 43
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER, IFLA_XDP_ATTACHED = 1, 2, 1, 2
 IFA_ADDRESS, IFA_LOCAL, RTA_DST, RTA_OIF = 1, 2, 1, 4
 IFF_UP = 1
@@ -64,6 +65,10 @@ def set_link(name: str, *, up: bool) -> None:
     ask(RTM_NEWLINK, link(socket.if_nametoindex(name), IFF_UP if up else 0, IFF_UP))
 
 
+def set_mtu(name: str, size: int) -> None:
+    ask(RTM_NEWLINK, link(socket.if_nametoindex(name)) + attribute(IFLA_MTU, struct.pack("I", size)))
+
+
 def delete_link(name: str) -> None:
     ask(RTM_DELLINK, link(socket.if_nametoindex(name)))
 
@@ -101,3 +106,22 @@ def offloads_off(name: str) -> None:
                 fcntl.ioctl(sock, SIOCETHTOOL, request)
             except OSError:
                 continue
+
+
+def memberships() -> dict[str, set[str]]:
+    """Return the IPv4 groups that each interface of the calling thread's namespace is a member of."""
+    found: dict[str, set[str]] = {}
+    name = ""
+    for line in pathlib.Path("/proc/thread-self/net/igmp").read_text().splitlines()[1:]:
+        words = line.split()
+        if line[0].isdigit():
+            name = words[1]
+            found[name] = set()
+        else:
+            found[name].add(socket.inet_ntoa(struct.pack("I", int(words[0], 16))))
+    return found
+
+
+def packet_sockets() -> int:
+    """Return how many packet sockets the calling thread's namespace has."""
+    return pathlib.Path("/proc/thread-self/net/packet").read_text().count("\n") - 1
