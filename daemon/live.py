@@ -188,7 +188,7 @@ class Daemon:
     def _stop(self, elapsed_s: float) -> None:
         """Stop the hot threads, close the journal, write the results."""
         request_stop(self.stop_word)
-        if not all([hot.thread.join(JOIN_S) for hot in self.loops]):
+        if not all(hot.thread.join(JOIN_S) for hot in self.loops):
             self.failure = "a hot thread did not stop: no results were written"
             self.log.error("hot_thread_stuck")
             return

@@ -30,9 +30,9 @@ from daemon.pipeline import (
 )
 from nimbus.feed.arbiter import feed_timers
 from nimbus.feed.source import next_of
+from nimbus.feed.state import FEED
 from nimbus.fix.transport import transport_work
 from nimbus.journal.log import free_slots
-from nimbus.feed.state import FEED
 from nimbus.market import fetch, renew, take_packet
 from nimbus.orders.reports import receive
 from nimbus.venue.paper import receive as venue_receive
@@ -46,7 +46,7 @@ from strategy.agent import work
 
 PACKETS_MAX: Final = 32
 SAMPLE_MASK: Final = 15  # one packet in 16 has its stages timed
-DECISIONS_ROOM: Final = 2 * BATCH_MAX * 2  # records: a decision takes two, and orders overdue are decided on as well
+DECISIONS_ROOM: Final = 4 * BATCH_MAX  # records: an event may lead to two decisions of two records each
 _C, _F = CONTROL.at, FEED.at
 
 # Words of one loop: its heartbeat, how it idles, its own clock (Unix UTC).
@@ -108,7 +108,7 @@ def run_compact(p: Pipeline, loop: Loop) -> int:
                 record_value(load_i64(p.control + _C.feed_ns), clock_ns(loop.clock) - started_ns)
             done += 1 + _carry(p, now_ns, started_ns, is_sampled)
         if _tend_feed(p, now_ns):
-            done += _carry(p, now_ns, 0, False)
+            done += _carry(p, now_ns, 0, is_sampled=False)
         done += take_news(p, now_ns)
         if p.venue != 0:
             venue_receive(p.venue, p.market.books, now_ns)

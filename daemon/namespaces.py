@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-from types import TracebackType
 from typing import Any, Final, Self
 
 PREFIX_BITS: Final = 24
@@ -31,7 +30,7 @@ def enter_user_namespace(module: str, arguments: list[str]) -> None:
     if os.geteuid() == 0 or os.environ.get(_INSIDE):
         return
     unshare = shutil.which("unshare")
-    if unshare is None or subprocess.run([unshare, "-Urnm", "true"], capture_output=True, check=False).returncode:
+    if unshare is None or _run([unshare, "-Urnm", "true"]).returncode:
         msg = "network namespaces need root, or `unshare -Urnm`, which this machine does not allow"
         raise NamespaceError(msg)
     command = [unshare, "-Urnm", "sh", "-c", _REENTER, "sh", sys.executable, "-m", module, *arguments]
@@ -59,7 +58,7 @@ class VethPair:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         """Remove both, and the interfaces with them."""
         self.close()
 
@@ -68,7 +67,8 @@ class VethPair:
         for name in self.names:
             _ip("netns", "add", name)
         first, second = self.interfaces
-        _ip("-n", self.names[0], "link", "add", first, "type", "veth", "peer", "name", second, "netns", self.names[1])
+        peer = ("peer", "name", second, "netns", self.names[1])
+        _ip("-n", self.names[0], "link", "add", first, "type", "veth", *peer)
         for name, interface, address in zip(self.names, self.interfaces, self.addresses, strict=True):
             _ip("-n", name, "addr", "add", f"{address}/{PREFIX_BITS}", "dev", interface)
             _ip("-n", name, "link", "set", "lo", "up")
@@ -84,11 +84,11 @@ class VethPair:
 
     def run(self, side: int, command: list[str]) -> None:
         """Run a command in a namespace to its end; what it says and whether it fails does not matter."""
-        subprocess.run(self.command(side, command), capture_output=True, check=False)
+        _run(self.command(side, command))
 
     def start(self, side: int, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
         """Start a process in a namespace."""
-        return subprocess.Popen(self.command(side, command), **options)
+        return subprocess.Popen(self.command(side, command), **options)  # noqa: S603  our own programs
 
     def set_link(self, side: int, state: str) -> None:
         """Take one end of the wire "up" or "down"."""
@@ -97,11 +97,15 @@ class VethPair:
     def close(self) -> None:
         """Remove the namespaces, as far as they exist."""
         for name in self.names:
-            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+            _run(["ip", "netns", "del", name])
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  fixed programs
 
 
 def _ip(*arguments: str) -> None:
-    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+    done = _run(["ip", *arguments])
     if done.returncode:
         msg = f"ip {' '.join(arguments)}: {done.stderr.strip() or 'failed'}"
         raise NamespaceError(msg)

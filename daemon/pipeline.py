@@ -2,7 +2,7 @@
 
     1. source    capture or wire  -> PACKET
     2. market    PACKET           -> books, tops, CHANGE, BOOK_EVENT
-    3. venue     WIRE out -> WIRE in     the socket (transport), or the paper exchange that stands in its place
+    3. venue     WIRE out -> WIRE in   the socket (transport), or the paper exchange that stands in its place
     4. news      schedule         -> NEWS cells
     5. strategy  BOOK_EVENT, FILL, NEWS -> INTENT, DECISION
     6. orders    INTENT -> WIRE out;  WIRE in -> positions, FILL
@@ -21,13 +21,13 @@ from typing import Final
 from nimbus.book.publish import publish_depth
 from nimbus.feed.capture import next_packet
 from nimbus.feed.itch import DIRECTORY
+from nimbus.fix.transport import send_orders, transport_work
 from nimbus.journal.log import append, free_slots
 from nimbus.journal.types import NEWS, RecordType
 from nimbus.market import BATCH_MAX, apply_message, fetch, take_packet
 from nimbus.messages import CHANGE, DECISION, DEPTH_CHANGED, DISARMED, HALTED, INTENT_NEW
 from nimbus.messages import INTENT as INTENT_RECORD
 from nimbus.messages import NEWS as NEWS_RECORD
-from nimbus.fix.transport import send_orders, transport_work
 from nimbus.orders.kill_switch import effective
 from nimbus.orders.pool import first_open
 from nimbus.orders.reports import receive
@@ -103,8 +103,8 @@ _R, _SYMBOL_AT, _LOCATE_AT = DIRECTORY.code, DIRECTORY.at.symbol, DIRECTORY.at.l
 _PRIME: Final = 1_099_511_628_211  # FNV-1a, on words
 _DECISION_TYPE, _NEWS_TYPE = int(RecordType.DECISION), int(RecordType.NEWS)
 
-# Addresses (and the states of market and books): everything the loops need.  source: a capture, or the sources
-# of the wire.  One of venue and transport is 0.
+# Addresses (and the states of market and books): everything the loops need.  source: a capture, or the
+# sources of the wire.  One of venue and transport is 0.
 Pipeline = namedtuple(
     "Pipeline",
     [

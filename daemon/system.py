@@ -133,7 +133,12 @@ class System:
     """
 
     def __init__(
-        self, config: Config, capture: pathlib.Path | None, *, segment: Segment | None = None, recorder: int = 0
+        self,
+        config: Config,
+        capture: pathlib.Path | None,
+        *,
+        segment: Segment | None = None,
+        recorder: int = 0,
     ) -> None:
         self.config, self.capture = config, capture
         self.segment = segment or map_segment(segment_size(config))

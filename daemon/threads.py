@@ -45,7 +45,11 @@ def cores_of(config: RunConfig, count: int) -> list[int]:
     With fewer cores than loops they are shared.  Raises CommandError for a core that cannot be used.
     """
     usable, chosen = usable_cores(), []
-    asked = [("core", config.core), ("strategy_core", config.strategy_core), ("orders_core", config.orders_core)]
+    asked = [
+        ("core", config.core),
+        ("strategy_core", config.strategy_core),
+        ("orders_core", config.orders_core),
+    ]
     for index, (key, core) in enumerate(asked[:count]):
         if core >= 0 and core not in usable:
             msg = f"run.{key} {core}: this process may use {', '.join(map(str, usable))}"
@@ -55,7 +59,7 @@ def cores_of(config: RunConfig, count: int) -> list[int]:
 
 
 def idle_of(config: RunConfig, cores: list[int]) -> int:
-    """Return how the loops idle: as configured, else busy, yielding when the control loop has no other core."""
+    """Return how the loops idle: as configured, else busy, or yielding when no core is left for the rest."""
     if config.idle != "auto":
         return IDLE_NAMES.index(config.idle)
     return BUSY if len(set(cores)) == len(cores) < len(usable_cores()) else YIELD
@@ -88,4 +92,3 @@ def create_loops(
 
 def _beats(row: Any) -> int:
     return int(row["beats"])
-

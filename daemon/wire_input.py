@@ -64,8 +64,10 @@ class WireInput:
         owners: list[Source] = []
         try:
             for group, port, line in self.subscriptions:
-                owners.append(  # noqa: PERF401  (those before a failure are closed)
-                    UdpSocket(segment, str(group), port, interface=config.address, line=line, name=f"line.{line}")
+                owners.append(
+                    UdpSocket(
+                        segment, str(group), port, interface=config.address, line=line, name=f"line.{line}"
+                    )
                 )
         except SourceError:
             for owner in owners:

@@ -63,7 +63,7 @@ _L = LINEAR.at
 
 @inlined
 def linear_answer(rule: int, inputs: int) -> float:
-    """Return the expected return: the weighted sum of COLUMNS normalised, hence finite and bounded, inputs."""
+    """Return the expected return: the weighted sum of normalised, hence finite and bounded, inputs."""
     total = 0.0
     for column in range(COLUMNS):
         total += load_f64(rule + _L.weights + column * 8) * load_f64(inputs + column * 8)

@@ -55,7 +55,10 @@ def echo(state: int, source: int, packet: int) -> int:
         seq = u8(load_i64(packet + _P.frame_at) + _SEQ_AT)
         put_id(load_i64(state + _E.id_at), 1, (answered << CAUSE_BITS) | seq)
         size = load_i64(state + _E.size)
-        if _send(load_i64(state + _E.fd), load_i64(state + _E.order), size, _MSG_DONTWAIT | _MSG_NOSIGNAL) != size:
+        if (
+            _send(load_i64(state + _E.fd), load_i64(state + _E.order), size, _MSG_DONTWAIT | _MSG_NOSIGNAL)
+            != size
+        ):
             failed += 1
     store_i64(state + _E.answered, answered)
     store_i64(state + _E.failed, failed)
