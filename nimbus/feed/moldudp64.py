@@ -109,18 +109,20 @@ def deliver(feed: int, at: int, count: int, first: int, skip: int) -> int:
 
 
 @inlined
-def _is_session(feed: int, at: int) -> bool:
+def is_session(feed: int, at: int) -> bool:
+    """Say whether the header at `at` names the session that is followed."""
     return u8(at) == load_i64(feed + _F.session_high) and u2(at + 8) == load_i64(feed + _F.session_low)
 
 
 @inlined
-def _is_left_session(feed: int, at: int) -> bool:
+def is_left_session(feed: int, at: int) -> bool:
+    """Say whether the header at `at` names the session that was left for it."""
     left = u8(at) == load_i64(feed + _F.left_high) and u2(at + 8) == load_i64(feed + _F.left_low)
     return left and load_i64(feed + _F.sessions) > 1
 
 
 @inlined
-def _is_text(at: int) -> bool:
+def is_text(at: int) -> bool:
     """Say whether the ten bytes of a session are printable, or the zeros of padding and anonymisers."""
     for index in range(10):
         byte = u1(at + index)
@@ -138,10 +140,13 @@ def _open_gap(feed: int, first: int) -> None:
 
 
 @kernel
-def _begin_run(feed: int, at: int, first: int) -> None:
-    """Follow the session of the header at `at` from number `first`, with empty books."""
+def follow(feed: int, at: int, first: int) -> bool:
+    """Turn to the session of the header at `at`, whose first datagram here is `first`, with empty books.
+
+    Returns whether it is nameless: zero bytes and number 0.
+    """
     mode = load_i64(feed + _F.mode)
-    if mode != MODE_NONE and _is_session(feed, at):
+    if mode != MODE_NONE and is_session(feed, at):
         bump(feed + _F.restarts, 1)
     else:
         bump(feed + _F.sessions, 1)
@@ -156,6 +161,13 @@ def _begin_run(feed: int, at: int, first: int) -> None:
     store_i64(feed + _F.ended, 0)
     store_i64(feed + _F.candidates, 0)
     bump(feed + _F.run, 1)
+    return nameless
+
+
+@kernel
+def _begin_run(feed: int, at: int, first: int) -> None:
+    """Follow the session of the header at `at` from number `first`, with empty books."""
+    nameless = follow(feed, at, first)
     from_one = nameless or load_i64(feed + _F.start_at_one) != 0
     store_i64(feed + _F.expected, 1 if from_one else first)
     if first > load_i64(feed + _F.expected):
@@ -166,9 +178,9 @@ def _begin_run(feed: int, at: int, first: int) -> None:
 def _control(feed: int, at: int, size: int, first: int, count: int) -> int:
     """Take a heartbeat or an end of session."""
     mode = load_i64(feed + _F.mode)
-    if mode == MODE_NONE or not _is_session(feed, at):
-        waiting = mode == MODE_NONE or (load_i64(feed + _F.ended) != 0 and not _is_left_session(feed, at))
-        if not waiting or size != _MOLD_SIZE or not _is_text(at):
+    if mode == MODE_NONE or not is_session(feed, at):
+        waiting = mode == MODE_NONE or (load_i64(feed + _F.ended) != 0 and not is_left_session(feed, at))
+        if not waiting or size != _MOLD_SIZE or not is_text(at):
             return refuse(feed, FOREIGN)
         _begin_run(feed, at, first)
     elif load_i64(feed + _F.mode) == MODE_SEQUENCED:
@@ -214,14 +226,19 @@ def _believe(feed: int, reason: int) -> int:
 
 
 @kernel
-def _consider(feed: int, at: int, size: int, first: int, count: int, reason: int) -> int:
-    """Hold a datagram that may belong to a new run; return its reason of refusal, or OK when it is believed.
+def hold(feed: int, at: int, size: int, first: int, count: int, reason: int) -> bool:
+    """Refuse a datagram that may belong to a new run, and hold it; say whether enough of them agree now.
 
-    size is at most what a UDP length can say, so that it fits a HELD record.
+    size is at most what a UDP length can say, so that it fits a HELD record.  In live mode two lines bring
+    the same run: a copy of what is held changes nothing.
     """
     refuse(feed, reason)
     agreed = load_i64(feed + _F.candidates)
     same = u8(at) == load_i64(feed + _F.candidate_high) and u2(at + 8) == load_i64(feed + _F.candidate_low)
+    if same and agreed > 0 and load_i64(feed + _F.arbiter) != 0:
+        held = load_i64(load_i64(feed + _F.held_at) + _H.first)
+        if first >= held and first + count <= load_i64(feed + _F.candidate_next):
+            return False
     if not same or first != load_i64(feed + _F.candidate_next):
         agreed = 0
     slot = load_i64(feed + _F.held_at) + agreed * _HELD_SIZE
@@ -233,7 +250,13 @@ def _consider(feed: int, at: int, size: int, first: int, count: int, reason: int
     store_i64(feed + _F.candidate_low, u2(at + 8))
     store_i64(feed + _F.candidate_next, first + count)
     store_i64(feed + _F.candidates, agreed + 1)
-    if agreed + 1 < load_i64(feed + _F.agree):
+    return agreed + 1 >= load_i64(feed + _F.agree)
+
+
+@inlined
+def _consider(feed: int, at: int, size: int, first: int, count: int, reason: int) -> int:
+    """Hold a datagram that may belong to a new run; return its reason of refusal, or OK: it is believed."""
+    if not hold(feed, at, size, first, count, reason):
         return reason
     return _believe(feed, reason)
 
@@ -252,7 +275,7 @@ def open_datagram(feed: int, at: int, size: int) -> int:
     if count in (HEARTBEAT, END_OF_SESSION):
         return _control(feed, at, size, first, count)
     mode = load_i64(feed + _F.mode)
-    ours = mode != MODE_NONE and _is_session(feed, at)
+    ours = mode != MODE_NONE and is_session(feed, at)
     good = check_blocks(at + _MOLD_SIZE, at + size, count)
     if good < 0:
         return refuse(feed, FRAMING if ours else FOREIGN)
@@ -260,7 +283,7 @@ def open_datagram(feed: int, at: int, size: int) -> int:
     if behind != at + size:
         bump(feed + _F.trailing, 1)
     if not ours:
-        if good == 0 or _is_left_session(feed, at):
+        if good == 0 or is_left_session(feed, at):
             return refuse(feed, FOREIGN)
         if mode != MODE_NONE and load_i64(feed + _F.ended) == 0:
             return _consider(feed, at, size, first, count, FOREIGN)

@@ -123,6 +123,7 @@ _TOP_SIZE: Final = TOP_OF_BOOK.size
 _TOP_STRIDE: Final = seqlock.cell_size(TOP_OF_BOOK)
 _POSITION_SIZE: Final = POSITION.size
 _UNFIT: Final = BOOK_STALE | BOOK_CROSSED | BOOK_HALTED | BOOK_INCOMPLETE | BOOK_FAULTY  # one-sided: see R5
+_MARKET_MARKS: Final = BOOK_STALE | BOOK_INCOMPLETE  # what the cell of locate 0 says of every book
 _TOKEN: Final = 1_000_000_000
 _BP: Final = 10_000
 _RETURN_MAX: Final = 1e9  # a forecast beyond it is as insane as an infinite one
@@ -215,6 +216,8 @@ def _market_data(risk: int, top: int, intent: int, now_ns: int) -> int:
     quiet top in a live feed is not stale.
     """
     status, state = load_u8(top + _TOP.status), load_u8(top + _TOP.state)
+    # The market as a whole: one byte of a word that the market loop writes, so it needs no seqlock.
+    status |= load_u8(load_i64(risk + _RISK.tops) + seqlock.VALUE_AT + _TOP.status) & _MARKET_MARKS
     if load_i64(top + _TOP.update) == 0:
         return _deny(risk, MARKET_DATA, -1, 0)
     if status & _UNFIT:
