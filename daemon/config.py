@@ -68,6 +68,9 @@ class FeedConfig:
     snapshot: str = setting("", "ADDRESS:PORT of the snapshot server; empty: none", read=endpoint)
     gap_wait_us: int = setting(500, "a gap is left to the other line so long", low=0, high=1_000_000)
     gap_timeout_ms: int = setting(200, "a gap not repaired by then asks for a snapshot", low=1, high=60_000)
+    gap_messages: int = setting(
+        65_536, "messages that may wait behind a gap", low=1_024, high=1 << 22, power_of_two=True
+    )
     ring_packets: int = setting(
         131_072,
         "packets that the source holds while the loop is busy",

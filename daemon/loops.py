@@ -28,12 +28,10 @@ from daemon.pipeline import (
     take_message,
     take_news,
 )
-from nimbus.feed.arbiter import feed_timers
 from nimbus.feed.source import next_of
-from nimbus.feed.state import FEED
 from nimbus.fix.transport import transport_work
 from nimbus.journal.log import free_slots
-from nimbus.market import fetch, renew, take_packet
+from nimbus.market import fetch, pass_time, take_packet
 from nimbus.orders.reports import receive
 from nimbus.venue.paper import receive as venue_receive
 from ringbuf.agent import beat, idle, should_stop
@@ -47,7 +45,7 @@ from strategy.agent import work
 PACKETS_MAX: Final = 32
 SAMPLE_MASK: Final = 15  # one packet in 16 has its stages timed
 DECISIONS_ROOM: Final = 4 * BATCH_MAX  # records: an event may lead to two decisions of two records each
-_C, _F = CONTROL.at, FEED.at
+_C = CONTROL.at
 
 # Words of one loop: its heartbeat, how it idles, its own clock (Unix UTC).
 Loop = namedtuple("Loop", ["heartbeat", "idler", "clock"])
@@ -71,14 +69,6 @@ def _carry(p: Pipeline, now_ns: int, started_ns: int, is_sampled: bool) -> int:
         step(p, message, now_ns, started_ns, is_sampled)
         message = fetch(p.market)
     return done
-
-
-@inlined
-def _tend_feed(p: Pipeline, now_ns: int) -> bool:
-    """Run the timers of the feed; True when that has set messages free."""
-    feed_timers(p.market.feed, now_ns)
-    renew(p.market)
-    return load_i64(p.market.feed + _F.left) != 0
 
 
 @inlined
@@ -107,7 +97,7 @@ def run_compact(p: Pipeline, loop: Loop) -> int:
             if is_sampled:
                 record_value(load_i64(p.control + _C.feed_ns), clock_ns(loop.clock) - started_ns)
             done += 1 + _carry(p, now_ns, started_ns, is_sampled)
-        if _tend_feed(p, now_ns):
+        if pass_time(p.market, now_ns) > 0:
             done += _carry(p, now_ns, 0, is_sampled=False)
         done += take_news(p, now_ns)
         if p.venue != 0:
@@ -150,7 +140,7 @@ def run_market(p: Pipeline, loop: Loop) -> int:
             now_ns = max(take_packet(p.market), started_ns)
             done += 1 + _apply_all(p, now_ns)
             record_value(load_i64(p.control + _C.book_ns), clock_ns(loop.clock) - started_ns)
-        if _tend_feed(p, now_ns):
+        if pass_time(p.market, now_ns) > 0:
             done += _apply_all(p, now_ns)
         done += take_news(p, now_ns)
         if p.venue != 0:

@@ -16,11 +16,12 @@ from daemon.config import Config, config_hash
 from daemon.errors import CommandError
 from daemon.model import load_model
 from daemon.pipeline import CONTROL, Pipeline
-from daemon.wire_input import WireInput
+from daemon.wire_input import WireInput, live_settings
 from nimbus.book.layout import BOOK
 from nimbus.book.owner import Books, table_sizes
 from nimbus.feed.capture import CaptureError, CaptureSource
 from nimbus.feed.decode import Feed, close_feed
+from nimbus.feed.live import table_sizes as live_sizes
 from nimbus.feed.state import OK
 from nimbus.fix.transport import Transport
 from nimbus.journal.log import Stream
@@ -222,12 +223,15 @@ class System:
         feed, strict = self.config.feed, self.config.feed.checksums == "refuse"
         if isinstance(self.source, CaptureSource):
             return Feed(self.segment, strict=strict)
-        return Feed(
+        taken = Feed(
             self.segment,
             strict=strict,
             subscriptions=self.source.subscriptions,
-            live=live_settings(feed, self.source.requests_fd),
+            live=live_settings(feed),
         )
+        if taken.live and self.source.requests_fd >= 0:
+            taken.live.use_socket(self.source.requests_fd)
+        return taken
 
     def _transport(self) -> Transport:
         return Transport(self.segment, self.orders)
@@ -281,7 +285,8 @@ class System:
     def input_counters(self) -> dict[str, int]:
         """Return what the sources and, live, the sequencing counted."""
         if isinstance(self.source, WireInput):
-            return self.source.counters() | self.feed.live_counters()
+            live = self.feed.live.counters() if self.feed.live else {}
+            return self.source.counters() | live
         return {"packets": self.source.packets, "backwards": self.source.backwards}
 
     @property
@@ -319,4 +324,5 @@ def segment_size(config: Config) -> int:
     venue = (config.venue.resting_orders_max + 1) * (
         VENUE_ORDER.size + _BUCKET_BYTES
     ) + 16 * book.live_orders_max
-    return tables + symbols + pool + journal + venue + _SPARE
+    live = sum(live_sizes(live_settings(config.feed)).values()) if config.feed.source != "capture" else 0
+    return tables + symbols + pool + journal + venue + live + _SPARE

@@ -16,6 +16,7 @@ from nimbus.feed.af_xdp import AfXdp
 from nimbus.feed.decode import Subscription
 from nimbus.feed.dpdk import DpdkBridge
 from nimbus.feed.kinds import SourceError
+from nimbus.feed.live import LiveSettings
 from nimbus.feed.source import Source, Sources
 from nimbus.feed.udp import UdpSocket
 from nimbus.messages import LINE_RECOVERY
@@ -26,6 +27,18 @@ def subscriptions_of(config: FeedConfig) -> list[Subscription]:
     """Return the (group, port, line) rows of lines A and B."""
     lines = (endpoint(config.line_a), endpoint(config.line_b))
     return [Subscription(where[0], where[1], line) for line, where in enumerate(lines) if where]
+
+
+def live_settings(config: FeedConfig) -> LiveSettings:
+    """Return how the feed repairs itself."""
+    server = endpoint(config.rerequest)
+    return LiveSettings(
+        window_messages=config.gap_messages,
+        gap_wait_us=config.gap_wait_us,
+        gap_timeout_ms=config.gap_timeout_ms,
+        servers=(server,) if server else (),
+        snapshot=bool(config.snapshot),
+    )
 
 
 class WireInput:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import pathlib
 import signal
@@ -11,30 +10,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from daemon.config import Config
 from daemon.errors import CommandError
 from daemon.exchange_config import ExchangeConfig
 from daemon.namespaces import VethPair
-from daemon.settings import to_toml
-
-T = TypeVar("T")
+from daemon.settings import adjusted, to_toml
 
 VENUE, DAEMON = 0, 1
 STOP_S: Final = 60.0
-
-
-def adjusted(tree: T, changes: Mapping[str, Any]) -> T:
-    """Return a configuration tree with some of its settings changed, each named "table.key" or "key"."""
-    for name, value in changes.items():
-        table, _, key = name.rpartition(".")
-        if table:
-            branch = dataclasses.replace(getattr(tree, table), **{key: value})
-            tree = dataclasses.replace(tree, **{table: branch})  # type: ignore[type-var]
-        else:
-            tree = dataclasses.replace(tree, **{key: value})  # type: ignore[type-var]
-    return tree
 
 
 def venue_config(pair: VethPair, folder: pathlib.Path, changes: Mapping[str, Any]) -> ExchangeConfig:
