@@ -19,6 +19,7 @@ import errno
 import mmap
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -28,7 +29,7 @@ from nimbus.feed.decode import Subscription
 from nimbus.feed.interface import LinkWatch, index_of, raise_refused, require_up
 from nimbus.feed.kinds import CLOSED, SOCKET_HEAD, SOURCE_AF_XDP, SourceError
 from nimbus.feed.membership import Membership
-from nimbus.feed.xdp_program import CAPABILITIES, MODES, XdpProgram
+from nimbus.feed.xdp_program import CAPABILITIES, MODES, XdpProgram, xdp_code
 from nimbus.messages import LINK_ETHERNET, PACKET, STAMP_USER
 from ringbuf.atomics import load_acquire_u32, store_release_u32
 from ringbuf.jit import external, inlined
@@ -43,6 +44,7 @@ XDP_COPY: Final = 2  # of sxdp_flags
 XDP_PGOFF_RX_RING, XDP_UMEM_PGOFF_FILL_RING = 0, 0x1_0000_0000
 FRAMES_DEFAULT: Final = 131_072  # more than a second at 100,000 packets/s
 CHUNK_SIZES: Final = (2_048, 4_096)  # Linux keeps 256 bytes of each to itself
+BIND_TRIES, BIND_PAUSE_S = 100, 0.02
 CLOCK_REALTIME: Final = 0
 _U32: Final = 0xFFFF_FFFF
 
@@ -165,6 +167,7 @@ class AfXdp:
         program: XdpProgram | None,
     ) -> None:  # fmt: skip
         self._sock = self._stack.enter_context(_socket())
+        xdp_code(subscriptions, 0)  # refuse what cannot be subscribed before anything is made
         groups = [wanted.group for wanted in subscriptions if wanted.group is not None]
         membership = self._stack.enter_context(contextlib.closing(Membership(groups, self.interface)))
         self._ask = membership.sock  # an AF_XDP socket answers no ioctl
@@ -216,15 +219,18 @@ class AfXdp:
     def _bind(self, queue: int) -> None:
         """Bind to the queue and tell the program.  struct sockaddr_xdp is unknown to Python's socket."""
         address = struct.pack("<HHIII", AF_XDP, XDP_COPY, self._index, queue, 0)
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.bind(self._sock.fileno(), address, len(address)) != 0:
+        libc, reasons = ctypes.CDLL(None, use_errno=True), {errno.EINVAL: "there is none of that number"}
+        for _ in range(BIND_TRIES):
+            if libc.bind(self._sock.fileno(), address, len(address)) == 0:
+                break
             code = ctypes.get_errno()
-            reasons = {
-                errno.EBUSY: "another AF_XDP socket reads it",
-                errno.EINVAL: "there is none of that number",
-            }
-            msg = f"interface {self.interface}: receive queue {queue}: "
-            raise SourceError(msg + reasons.get(code, errno.errorcode.get(code, str(code))))
+            if code != errno.EBUSY:
+                msg = f"interface {self.interface}: receive queue {queue}: "
+                raise SourceError(msg + reasons.get(code, errno.errorcode.get(code, str(code))))
+            time.sleep(BIND_PAUSE_S)  # Linux lets go of a closed socket's queue a little later
+        else:
+            msg = f"interface {self.interface}: receive queue {queue}: another AF_XDP socket reads it"
+            raise SourceError(msg)
         self.program.add(queue, self._sock.fileno())
 
     def _describe(self, chunk_size: int) -> None:

@@ -21,7 +21,7 @@ BUFFER_SIZE: Final = 2_304  # the least that Linux gives
 
 
 class Membership:
-    """Keep an interface a member of groups for as long as this lives; `sock` may be asked about interfaces."""
+    """Keep an interface a member of groups; `sock` may be asked about interfaces."""
 
     def __init__(self, groups: Sequence[str], interface: str) -> None:
         """Join each multicast group among `groups` on the interface.  Raises SourceError."""

@@ -174,12 +174,11 @@ class XdpProgram:
         """Load and attach.  sock: any socket of the namespace; mode: of MODES.  Raises SourceError."""
         self.interface, self.queues = interface, receive_queues(sock, interface)
         self._fds: list[int] = []
-        code = xdp_code(subscriptions, 0)  # refuse what cannot be subscribed before anything is made
         try:
             sizes = struct.pack("<IIII", BPF_MAP_TYPE_XSKMAP, 4, 4, self.queues)
             self._map = self._keep(_bpf(BPF_MAP_CREATE, sizes))
-            code = xdp_code(subscriptions, self._map)
-            self._attach(self._keep(_load(code)), index_of(sock, interface), mode)
+            program = self._keep(_load(xdp_code(subscriptions, self._map)))
+            self._attach(program, index_of(sock, interface), mode)
         except OSError as error:
             self.close()
             _raise(error, interface)
