@@ -51,7 +51,8 @@ def _find_ip() -> list[Instruction]:
     return [*out, (_RET, 0, 0, 0)]  # a third tag
 
 
-def _ipv4_address(group: str) -> int:
+def ipv4_address(group: str) -> int:
+    """Return the group as a number.  Raises SourceError when it is none of IPv4."""
     address = ipaddress.ip_address(group)
     if not isinstance(address, ipaddress.IPv4Address):
         msg = f"subscription to {group}: live sources take IPv4 groups only"
@@ -72,7 +73,7 @@ def classic_filter(subscriptions: Sequence[Subscription]) -> bytes:
         if wanted.group is not None:
             tests += [
                 (_LD_MEM, 0, 0, _GROUP),
-                (_JEQ, 0, 3 if wanted.port else 1, _ipv4_address(wanted.group)),
+                (_JEQ, 0, 3 if wanted.port else 1, ipv4_address(wanted.group)),
             ]
         if wanted.port:
             tests += [(_LD_MEM, 0, 0, _PORT), (_JEQ, 0, 1, wanted.port)]

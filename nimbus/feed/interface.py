@@ -45,10 +45,18 @@ def index_of(sock: socket.socket, name: str) -> int:
         raise SourceError(msg) from None
 
 
+def is_up(sock: socket.socket, name: str) -> bool:
+    """Say whether there is such an interface and it is up."""
+    try:
+        return bool(struct.unpack_from("H", _ask(sock, SIOCGIFFLAGS, name))[0] & IFF_UP)
+    except OSError:
+        return False
+
+
 def require_up(sock: socket.socket, name: str) -> None:
     """Raise SourceError when the interface is down."""
     index_of(sock, name)
-    if not struct.unpack_from("H", _ask(sock, SIOCGIFFLAGS, name))[0] & IFF_UP:
+    if not is_up(sock, name):
         msg = f"interface {name} is down: `ip link set {name} up`"
         raise SourceError(msg)
 
@@ -69,6 +77,19 @@ def receive_queues(sock: socket.socket, name: str) -> int:
     except OSError:
         return 1
     return max(channels[5] + channels[8], 1)  # rx_count, combined_count
+
+
+class LinkWatch:
+    """Count how often an interface that was up is found down, for sockets which are not told."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.downs, self._was_up = name, 0, True
+
+    def look(self, sock: socket.socket) -> None:
+        """Compare with the last look; what went down and came back in between is not seen."""
+        up = is_up(sock, self.name)
+        self.downs += self._was_up and not up
+        self._was_up = up
 
 
 def interface_with(sock: socket.socket, address: str) -> str:

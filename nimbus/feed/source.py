@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from nimbus.feed.af_packet import next_ring_frame
+from nimbus.feed.af_xdp import next_xdp_frame
 from nimbus.feed.capture import next_packet
 from nimbus.feed.kinds import (
     SOCKET_HEAD,
@@ -98,6 +99,8 @@ def next_frame(source: int, packet: int) -> int:
         return next_ring_frame(source, packet)
     if kind == SOURCE_UDP:
         return next_datagram(source, packet)
+    if kind == SOURCE_AF_XDP:
+        return next_xdp_frame(source, packet)
     return UNKNOWN_SOURCE
 
 

@@ -68,6 +68,13 @@ def without_capabilities(work: Callable[[], T], *dropped: int) -> T:
     return in_thread(main)
 
 
+def own_user_namespace() -> None:
+    """Move the calling process, which has one thread, into user and network namespaces of its own."""
+    uid = os.geteuid()
+    _check(LIBC.unshare(CLONE_NEWUSER | CLONE_NEWNET), "unshare")
+    pathlib.Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+
+
 class Side:
     """One namespace with its end of the cable."""
 
@@ -135,11 +142,11 @@ class Rig:
         self._stack.callback(os.close, side.namespace)
         return side
 
-    def plug(self) -> None:
+    def plug(self, queues: int = 1) -> None:
         """Join the sides by a new pair."""
-        other = self.client
-        self.exchange.run(netlink.make_veth, self.exchange.interface, other.interface, other.namespace)
-        for side in (self.exchange, self.client):
+        ours, other = self.exchange, self.client
+        ours.run(netlink.make_veth, ours.interface, other.interface, other.namespace, queues)
+        for side in (ours, other):
             side.run(side.cable)
 
     def unplug(self) -> None:
