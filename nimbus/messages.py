@@ -19,6 +19,10 @@ BUY, SELL = ord("B"), ord("S")
 
 # PACKET.link: how the bytes at frame_at are framed.
 LINK_ETHERNET, LINK_COOKED1, LINK_COOKED2, LINK_RAW_IP, LINK_ITCH_FILE = 1, 2, 3, 4, 5
+LINK_UDP = 6  # the payload of a UDP datagram, without any header; PACKET.line says the line
+
+# PACKET.line: 0 = A, 1 = B, and
+LINE_RECOVERY = 2  # the replies of a rerequest server
 
 # PACKET.stamp: who stamped recv_ns.
 STAMP_NONE, STAMP_FILE, STAMP_KERNEL, STAMP_NIC, STAMP_USER = 0, 1, 2, 3, 4
@@ -56,7 +60,7 @@ PACKET = record(
     u4  wire_size   bytes the frame had on the wire
     u2  link        LINK_*: what the first byte belongs to
     u1  stamp       STAMP_*: who stamped recv_ns
-    u1  line        feed line: 0 = A, 1 = B
+    u1  line        feed line: 0 = A, 1 = B, 2 = replies of a rerequest server
     28u1 pad        zero
     """,
 )

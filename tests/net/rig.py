@@ -1,0 +1,157 @@
+"""Two network namespaces joined by a veth pair: an exchange on one side, us on the other.
+
+The namespaces have no name: they live as long as a descriptor or a socket in them, so nothing is left behind
+however a test ends.
+
+    with Rig() as rig:
+        rig.client.run(lambda: ...)          # in a thread whose namespace is the client's
+        rig.exchange.start(["python", ...])  # a process there
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import ctypes
+import errno
+import os
+import pathlib
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Self, TypeVar
+
+import pytest
+from net import netlink
+
+T = TypeVar("T")
+CLONE_NEWNET, CLONE_NEWUSER = 0x40000000, 0x10000000
+LIBC = ctypes.CDLL(None, use_errno=True)
+SYS_CAPGET_VERSION = 0x20080522
+CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN, CAP_BPF = 12, 13, 21, 39
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+
+
+def in_thread(work: Callable[[], T]) -> T:
+    """Run work in a fresh thread, and return or raise what it does: its namespace and rights die with it."""
+    done: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def main() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001
+            done.set_exception(error)
+
+    thread = threading.Thread(target=main)
+    thread.start()
+    thread.join()
+    return done.result()
+
+
+def without_capabilities(work: Callable[[], T], *dropped: int) -> T:
+    """Run work in a thread that has lost these capabilities."""
+
+    def main() -> T:
+        header = (ctypes.c_uint32 * 2)(SYS_CAPGET_VERSION, 0)
+        words = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable of the low 32; of the high 32
+        _check(LIBC.capget(header, words), "capget")
+        for capability in dropped:
+            words[capability // 32 * 3] &= ~(1 << capability % 32) & 0xFFFFFFFF
+        _check(LIBC.capset(header, words), "capset")
+        return work()
+
+    return in_thread(main)
+
+
+class Side:
+    """One namespace with its end of the cable."""
+
+    def __init__(self, interface: str, address: str) -> None:
+        self.interface, self.address = interface, address
+        self.namespace = in_thread(self._make)
+
+    @staticmethod
+    def _make() -> int:
+        _check(LIBC.unshare(CLONE_NEWNET), "unshare")
+        with contextlib.suppress(OSError):
+            pathlib.Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
+            pathlib.Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+        netlink.set_link("lo", up=True)
+        return os.open(f"/proc/self/task/{threading.get_native_id()}/ns/net", os.O_RDONLY)
+
+    def enter(self) -> None:
+        """Move the calling thread into the namespace."""
+        _check(LIBC.setns(self.namespace, CLONE_NEWNET), "setns")
+
+    def run(self, work: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """Run work in a thread that lives in the namespace; the sockets it makes stay there."""
+
+        def main() -> T:
+            self.enter()
+            return work(*arguments, **options)
+
+        return in_thread(main)
+
+    def start(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+        """Start a process in the namespace."""
+        return subprocess.Popen(command, preexec_fn=self.enter, **options)  # noqa: PLW1509
+
+    def cable(self) -> None:
+        """Dress this end: address, offloads off, up, multicast through it.  In the namespace."""
+        netlink.offloads_off(self.interface)
+        netlink.add_address(self.interface, self.address)
+        netlink.set_link(self.interface, up=True)
+        netlink.add_route(self.interface, "224.0.0.0", 4)
+
+    def set_link(self, *, up: bool) -> None:
+        """Pull this end up or down; routes through it are made again."""
+        self.run(netlink.set_link, self.interface, up=up)
+        if up:
+            self.run(netlink.add_route, self.interface, "224.0.0.0", 4)
+
+
+class Rig:
+    """The two sides: `exchange` (mdx0, 10.77.0.1) and `client` (mdc0, 10.77.0.2)."""
+
+    def __init__(self) -> None:
+        """Make namespaces and cable; skip the test when this machine does not allow it."""
+        self._stack = contextlib.ExitStack()
+        try:
+            self.exchange, self.client = self._side("mdx0", "10.77.0.1"), self._side("mdc0", "10.77.0.2")
+            self.plug()
+        except OSError as error:
+            self._stack.close()
+            if error.errno in {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP}:
+                pytest.skip(f"no network namespaces or veth here: {error.strerror}")
+            raise
+
+    def _side(self, interface: str, address: str) -> Side:
+        side = Side(interface, address)
+        self._stack.callback(os.close, side.namespace)
+        return side
+
+    def plug(self) -> None:
+        """Join the sides by a new pair."""
+        other = self.client
+        self.exchange.run(netlink.make_veth, self.exchange.interface, other.interface, other.namespace)
+        for side in (self.exchange, self.client):
+            side.run(side.cable)
+
+    def unplug(self) -> None:
+        """Remove the pair."""
+        self.exchange.run(netlink.delete_link, self.exchange.interface)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop the namespaces; they go when the last socket in them is closed."""
+        self._stack.close()
