@@ -40,7 +40,7 @@ SEGMENT_HEADER = record(
     i8  epoch           run epoch of the owner
     i8  owner_pid       process that created the segment
     i8  owner_start     its start, clock ticks since boot: a re-used pid does not match
-    i8  owner_boot      digest of the boot it started in
+    i8  owner_boot      the boot it started in: ringbuf/process.py
     i8  used            bytes handed out so far, header included
     i8  area_count      entries of the directory in use
     6i8 pad             zero
