@@ -218,6 +218,10 @@ class VenueConfig:
     sender: str = setting("CONTRAFUSION", "our CompID", read=comp_id)
     target: str = setting("VENUE", "the venue's CompID", read=comp_id)
     heartbeat_s: int = setting(10, "HeartBtInt", low=1, high=3_600)
+    reset: str = setting(
+        "never", "numbers go back to 1: never, or always, at each Logon", choices=("never", "always")
+    )
+    is_paper: bool = setting(default=True, meaning="no real money: armed at the start")
     order_latency_us: float = setting(50.0, "order sent to order at the book", low=0.0, high=1e7)
     report_latency_us: float = setting(50.0, "execution to report received", low=0.0, high=1e7)
     resting_orders_max: int = setting(4_096, "our orders in its books", low=1, high=1 << 20)

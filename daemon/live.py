@@ -82,7 +82,7 @@ class Daemon:
         self.system.control["drain_below"] = 0  # the control loop drains: the hot threads stay inside
         self.loops = self._loops(capture)
         self.views = SystemViews(self.system, self.loops)
-        self.session = FixSession(self.system, self.log) if self.system.transport else None
+        self.session = FixSession(self.system, self.folder, self.log) if self.system.transport else None
         self.watch = FeedWatch(self.system, self.log) if capture is None else None
         self.ended = asyncio.Event()
 
@@ -206,7 +206,9 @@ class Daemon:
                       journal_hash=summary["journal_hash"], folder=str(self.folder))  # fmt: skip
 
     def close(self) -> None:
-        """Close the sources and remove the shared segment."""
+        """Close session and sources, and remove the shared segment."""
+        if self.session:
+            self.session.close()
         self.system.close()
         self.segment.unlink()
 

@@ -29,9 +29,9 @@ from daemon.pipeline import (
     take_news,
 )
 from nimbus.feed.source import next_of
-from nimbus.fix.transport import transport_work
 from nimbus.journal.log import free_slots
 from nimbus.market import fetch, pass_time, take_packet
+from nimbus.orders.link import transport_work
 from nimbus.orders.reports import receive
 from nimbus.venue.paper import receive as venue_receive
 from ringbuf.agent import beat, idle, should_stop

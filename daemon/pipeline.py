@@ -21,7 +21,6 @@ from typing import Final
 from nimbus.book.publish import publish_depth
 from nimbus.feed.capture import next_packet
 from nimbus.feed.itch import DIRECTORY
-from nimbus.fix.transport import send_orders, transport_work
 from nimbus.journal.log import append, free_slots
 from nimbus.journal.types import NEWS, RecordType
 from nimbus.market import BATCH_MAX, apply_message, fetch, take_packet
@@ -29,6 +28,7 @@ from nimbus.messages import CHANGE, DECISION, DEPTH_CHANGED, DISARMED, HALTED, I
 from nimbus.messages import INTENT as INTENT_RECORD
 from nimbus.messages import NEWS as NEWS_RECORD
 from nimbus.orders.kill_switch import effective
+from nimbus.orders.link import transport_work
 from nimbus.orders.pool import first_open
 from nimbus.orders.reports import receive
 from nimbus.orders.send import cancel_all, take_intent
@@ -208,7 +208,7 @@ def take_intents(p: Pipeline, clock: int, now_ns: int, started_ns: int) -> int:
         after_ns = clock_ns(clock)
         record_value(load_i64(p.control + _C.orders_ns), after_ns - before_ns)
         if p.transport != 0:
-            send_orders(p.orders, p.transport, now_ns)
+            transport_work(p.orders, p.transport, now_ns)
         if reason == 0 and is_order and started_ns > 0:
             record_value(load_i64(p.control + _C.tick_ns), after_ns - started_ns)
         if reason == 0 and is_order and p.transport != 0:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from daemon.config import Config, config_hash
+from daemon.config import Config, VenueConfig, config_hash
 from daemon.errors import CommandError
 from daemon.model import load_model
 from daemon.pipeline import CONTROL, Pipeline
@@ -23,7 +23,8 @@ from nimbus.feed.capture import CaptureError, CaptureSource
 from nimbus.feed.decode import Feed, close_feed
 from nimbus.feed.live import table_sizes as live_sizes
 from nimbus.feed.state import OK
-from nimbus.fix.transport import Transport
+from nimbus.fix.settings import Reset, Role, SessionSettings
+from nimbus.fix.transport_owner import Transport
 from nimbus.journal.log import Stream
 from nimbus.journal.types import NEWS as NEWS_TAKEN
 from nimbus.journal.types import RUN_START, STATE_CHANGE, RecordType
@@ -31,6 +32,7 @@ from nimbus.market import Market, renew
 from nimbus.messages import DISARMED, JOURNAL, LAYOUT_VERSION, NEWS, ORDER, PAPER
 from nimbus.orders.agent import Orders
 from nimbus.orders.kill_switch import OPERATOR
+from nimbus.orders.link import create_transport
 from nimbus.orders.pool import LINK
 from nimbus.venue.paper import Venue
 from nimbus.venue.paper_layout import VENUE_ORDER
@@ -73,6 +75,17 @@ def _limits(config: Config) -> dict[str, Any]:
         "stale_after_ns": risk.stale_after_ms * 1_000_000,
         "sigma_max": risk.sigma_max,
     }
+
+
+def session_settings(config: VenueConfig) -> SessionSettings:
+    """Return what is agreed with the venue."""
+    return SessionSettings(
+        Role.INITIATOR,
+        config.sender,
+        config.target,
+        heartbeat_s=config.heartbeat_s,
+        reset=Reset(config.reset),
+    )
 
 
 def map_segment(size: int) -> Segment:
@@ -234,7 +247,7 @@ class System:
         return taken
 
     def _transport(self) -> Transport:
-        return Transport(self.segment, self.orders)
+        return create_transport(self.segment, self.orders, session_settings(self.config.venue))
 
     def _venue(self) -> Venue:
         config = self.config

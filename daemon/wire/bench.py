@@ -80,7 +80,9 @@ def helper(pair: VethPair, side: int, *command: str) -> Iterator[subprocess.Pope
 
 
 @contextlib.contextmanager
-def tapped(pair: VethPair, folder: pathlib.Path, market_port: int, order_port: int) -> Iterator[dict[str, Any]]:
+def tapped(
+    pair: VethPair, folder: pathlib.Path, market_port: int, order_port: int
+) -> Iterator[dict[str, Any]]:
     """Tap the wire inside the block; what was seen is in the dictionary afterwards."""
     out, seen = folder / "tap.json", dict[str, Any]()
     arguments = (pair.interfaces[VENUE], str(market_port), str(order_port), str(out))

@@ -125,7 +125,9 @@ def _compare(venue: dict[str, Any], ours: dict[str, Any]) -> None:
 
 def main(arguments: list[str]) -> int:
     """Parse, run, turn what cannot be done into one line."""
-    parser = argparse.ArgumentParser(prog=MODULE, description="trade against the paper exchange over real sockets")
+    parser = argparse.ArgumentParser(
+        prog=MODULE, description="trade against the paper exchange over real sockets"
+    )
     parser.add_argument("--seconds", type=float, default=30.0, help="how long (default 30)")
     parser.add_argument("--speed", type=float, default=1.0, help="market seconds per second (default 1)")
     parser.add_argument("--model", default="auto", help="model.kind of the daemon (default auto)")
@@ -135,7 +137,9 @@ def main(arguments: list[str]) -> int:
     try:
         enter_user_namespace(MODULE, arguments)
         base = read_config(options.config)
-        paper(options.seconds, {"model.kind": options.model, "admin.port": 0}, options.speed, options.out, base)
+        paper(
+            options.seconds, {"model.kind": options.model, "admin.port": 0}, options.speed, options.out, base
+        )
     except (NamespaceError, CommandError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
