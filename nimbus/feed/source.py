@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 from nimbus.feed.af_packet import next_ring_frame
 from nimbus.feed.capture import next_packet
+from nimbus.feed.dpdk import next_bridge_frame
 from nimbus.feed.kinds import (
     SOCKET_HEAD,
     SOURCE_AF_PACKET,
@@ -98,6 +99,8 @@ def next_frame(source: int, packet: int) -> int:
         return next_ring_frame(source, packet)
     if kind == SOURCE_UDP:
         return next_datagram(source, packet)
+    if kind == SOURCE_DPDK:
+        return next_bridge_frame(source, packet)
     return UNKNOWN_SOURCE
 
 
