@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from ringbuf import process, segment, spsc
-from ringbuf.records import CACHE_LINE, Record, record
+from ringbuf.records import CACHE_LINE, LINE_PAIR, Record, record
 from ringbuf.segment import AREA, SEGMENT_HEADER
 
 DPDK_LAYOUT_VERSION: Final = 1  # of what follows; a segment of another version is refused, and made anew
@@ -89,7 +89,7 @@ def _constants() -> dict[str, str]:
         "SEGMENT_HEADER_VERSION": segment.HEADER_VERSION,
         "SEGMENT_AREAS_MAX": segment.AREAS_MAX,
         "SEGMENT_AREAS_AT": segment.HEADER_SIZE,
-        "SEGMENT_AREA_ALIGN": segment.LINE_PAIR,
+        "SEGMENT_AREA_ALIGN": LINE_PAIR,
         "BOOT_DIGITS": process.BOOT_DIGITS,
         "DPDK_LAYOUT_VERSION": DPDK_LAYOUT_VERSION,
         "BRIDGE_STARTING": BRIDGE_STARTING,

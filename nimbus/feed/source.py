@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 from nimbus.feed.af_packet import next_ring_frame
 from nimbus.feed.af_xdp import next_xdp_frame
 from nimbus.feed.capture import next_packet
+from nimbus.feed.dpdk import next_bridge_frame
 from nimbus.feed.kinds import (
     SOCKET_HEAD,
     SOURCE_AF_PACKET,
@@ -101,6 +102,8 @@ def next_frame(source: int, packet: int) -> int:
         return next_datagram(source, packet)
     if kind == SOURCE_AF_XDP:
         return next_xdp_frame(source, packet)
+    if kind == SOURCE_DPDK:
+        return next_bridge_frame(source, packet)
     return UNKNOWN_SOURCE
 
 
