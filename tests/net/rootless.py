@@ -17,7 +17,7 @@ def main() -> None:
     from nimbus.feed.af_packet import AfPacketV2
     from nimbus.feed.af_xdp import AfXdp
     from nimbus.feed.decode import Subscription
-    from nimbus.feed.source import SourceError
+    from nimbus.feed.source import SourceError, wait_readable
     from nimbus.feed.udp_send import UdpSender, send_paced
     from ringbuf.segment import Segment
 
@@ -31,7 +31,12 @@ def main() -> None:
     sender = UdpSender(segment, GROUP_A, PORT_A, interface="10.77.0.1")
     datagrams = Datagrams([b"one", b"two"])
     send_paced(sender.state, datagrams.rows.ctypes.data, datagrams.count, 0, 0)
-    found = [frame[42:].decode() for frame in Packets(segment, ring).all()]
+    hand, found = Packets(segment, ring), []
+    for _ in range(100):
+        wait_readable(hand.sources.state, 100)
+        found += [frame[42:].decode() for frame in hand.all()]
+        if len(found) == datagrams.count:
+            break
     try:
         AfXdp(segment, "mdc0", lines, frames=64)
         refusal = ""
