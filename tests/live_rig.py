@@ -80,9 +80,8 @@ class LiveFed:
 
     def drain(self) -> None:
         """Take what the cursor stands on."""
-        if self.feed.run != self.run:
-            self.run = self.feed.run
-            self.books.append(None)
+        self.books += [None] * (self.feed.run - self.run)
+        self.run = self.feed.run
         snapshot = loading(self.feed.addr)
         count = take(self.feed.addr, self._rows, TAKEN_MAX)
         assert count <= TAKEN_MAX

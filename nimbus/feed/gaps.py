@@ -82,17 +82,28 @@ def close_gap(arbiter: int) -> None:
 
 
 @kernel
+def lowest_kept(arbiter: int, first: int) -> int:
+    """Return the lowest number from `first` on that lies in the window, or `high`."""
+    high, slots = load_i64(arbiter + _A.high), load_i64(arbiter + _A.mask) + 1
+    for seq in range(first, min(high, first + slots)):
+        if is_here(arbiter, seq):
+            return seq
+    lowest = high
+    if high > first + slots:  # rare: what was kept may lie anywhere
+        for place in range(slots):
+            seq = load_i64(slot_of(arbiter, place) + _S.seq)
+            if first <= seq < lowest:
+                lowest = seq
+    return lowest
+
+
+@kernel
 def _measure(feed: int, arbiter: int) -> None:
     """Find where the hole at FEED.expected ends and when it was seen."""
-    expected, high = load_i64(feed + _F.expected), load_i64(arbiter + _A.high)
-    seq = max(expected, high - load_i64(arbiter + _A.mask) - 1)
-    seen_ns = load_i64(arbiter + _A.tail_ns)
-    while seq < high:  # at most a window
-        if is_here(arbiter, seq):
-            seen_ns = load_i64(slot_of(arbiter, seq) + _S.seen_ns)
-            break
-        seq += 1
-    store_i64(arbiter + _A.hole_end, seq)
+    end, seen_ns = lowest_kept(arbiter, load_i64(feed + _F.expected)), load_i64(arbiter + _A.tail_ns)
+    if end < load_i64(arbiter + _A.high):
+        seen_ns = load_i64(slot_of(arbiter, end) + _S.seen_ns)
+    store_i64(arbiter + _A.hole_end, end)
     store_i64(arbiter + _A.hole_ns, max(seen_ns, load_i64(arbiter + _A.settled_ns)))
 
 

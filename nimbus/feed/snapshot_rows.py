@@ -16,18 +16,19 @@ from nimbus.feed.arbiter_state import (
     ROW_END,
     ROW_MESSAGES,
     ROWS_MAX,
+    SLOT,
     SNAPSHOT_ROW,
 )
 from nimbus.feed.gaps import open_gap, want_snapshot
 from nimbus.feed.moldudp64 import SEQ_MAX, check_blocks
 from nimbus.feed.state import FEED, OK, bump
-from nimbus.feed.window import is_here
+from nimbus.feed.window import is_here, slot_of
 from ringbuf.atomics import store_release
 from ringbuf.jit import inlined, kernel
 from ringbuf.memory import load_i64, load_u32, store_i64
 from ringbuf.spsc import front, pop
 
-_F, _A, _R = FEED.at, ARBITER.at, SNAPSHOT_ROW.at
+_F, _A, _R, _S = FEED.at, ARBITER.at, SNAPSHOT_ROW.at, SLOT.at
 
 
 @inlined
@@ -41,8 +42,8 @@ def _fail(feed: int, arbiter: int) -> None:
 def _count_here(arbiter: int, first: int, behind: int) -> int:
     """Return how many numbers from first to behind lie in the window."""
     count = 0
-    for seq in range(max(first, behind - load_i64(arbiter + _A.mask) - 1), behind):
-        if is_here(arbiter, seq):
+    for place in range(load_i64(arbiter + _A.mask) + 1):
+        if first <= load_i64(slot_of(arbiter, place) + _S.seq) < behind:
             count += 1
     return count
 
@@ -72,7 +73,7 @@ def _finish(feed: int, arbiter: int, seq: int) -> None:
     else:
         behind = min(seq, high)
         here = _count_here(arbiter, expected, behind)
-        covered = max(behind - expected, 0) - here
+        covered = max(behind - expected, 0) - here  # above `high` nobody knew of them
         bump(arbiter + _A.superseded, here)
         bump(arbiter + _A.by_snapshot, covered)
         bump(arbiter + _A.absent, -covered)
