@@ -341,6 +341,41 @@ WIRE = record(
     """,
 )
 
+# SESSION_OUT.command: what the control loop wants of the connection.
+OUT_NUMBERS, OUT_OPEN, OUT_SEND, OUT_ESTABLISH, OUT_CLOSE = 1, 2, 3, 4, 5
+
+SESSION_BYTES_MAX: Final = 960
+SESSION_IN = record(
+    "SESSION_IN",
+    f"""
+    i8  event       Event of nimbus/fix/table.py
+    i8  now_ns      time of the duty cycle
+    i8  seq         MsgSeqNum of the message, -1 = none
+    i8  next_in     number expected once this message has been handled
+    i8  highest     highest number received so far
+    i8  value       DISCONNECTED: errno, 0 = closed by the peer or by us; else 0
+    u4  size        bytes of the message
+    u4  kept_size   how many of them stand in bytes
+    i8  pad         zero
+    {SESSION_BYTES_MAX}u1 bytes  one FIX message
+    """,
+)
+SESSION_OUT = record(
+    "SESSION_OUT",
+    f"""
+    i8  command     OUT_NUMBERS, OUT_OPEN, OUT_SEND, OUT_ESTABLISH, OUT_CLOSE
+    i8  fd          OUT_OPEN: the connected socket
+    i8  next_in     OUT_NUMBERS: next incoming number
+    i8  next_out    OUT_NUMBERS: next outgoing number
+    i8  seq         OUT_SEND: number of a message sent again (GapFill), 0 = the next number
+    i8  new_seq     OUT_SEND of a GapFill: NewSeqNo, 0 = the next number at the time of sending
+    u4  msg_type    OUT_SEND: one or two characters, the first in the lowest byte
+    u4  size        bytes of body
+    i8  pad         zero
+    {SESSION_BYTES_MAX}u1 body  fields after the header, each with its SOH
+    """,
+)
+
 JOURNAL_PAYLOAD_SIZE: Final = 88
 JOURNAL = record(
     "JOURNAL",
@@ -362,5 +397,5 @@ JOURNAL = record(
 
 RECORDS: Final = (
     PACKET, TOP_OF_BOOK, DEPTH_LEVEL, DEPTH, BOOK_EVENT, CHANGE, NEWS, INTENT, DECISION, FILL, LIMITS,
-    POSITION, ORDER, WIRE, JOURNAL,
+    POSITION, ORDER, WIRE, SESSION_IN, SESSION_OUT, JOURNAL,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""An acceptor on a loopback socket: our session engine behind an application that echoes (for other peers)."""
+"""An acceptor on a loopback socket: our session engine behind an application that echoes."""
 
 from __future__ import annotations
 

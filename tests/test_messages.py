@@ -19,6 +19,8 @@ PINNED = {
     "POSITION": (128, {"position_qty": 0, "basis": 16, "mark_px2": 56}),
     "ORDER": (192, {"number": 0, "locate": 96, "status": 102, "cl_ord_id": 112, "cancel_id": 128}),
     "WIRE": (512, {"due_ns": 0, "size": 16, "bytes": 32}),
+    "SESSION_IN": (1024, {"event": 0, "next_in": 24, "size": 48, "bytes": 64}),
+    "SESSION_OUT": (1024, {"command": 0, "seq": 32, "msg_type": 48, "size": 52, "body": 64}),
     "JOURNAL": (128, {"crc32c": 0, "magic": 4, "type": 8, "epoch": 12, "seq": 16, "payload": 40}),
     "DEPTH_LEVEL": (32, {"px": 0, "qty": 8}),
 }

@@ -59,13 +59,16 @@ class Kind(Enum):
     FAULT = "fix_fault"
     LOST = "fix_disconnected"
     OVERSIZED = "fix_oversized"
+    UNREACHABLE = "fix_unreachable"
+    IN_DOUBT = "fix_orders_in_doubt"
 
 
 class Notice(NamedTuple):
-    """Something that happened to the session."""
+    """Something that happened to the session; orders: how many are in doubt."""
 
     kind: Kind
     text: str = ""
+    orders: int = 0
 
 
 class Port(Protocol):
@@ -120,6 +123,7 @@ class Engine:
         self.heartbeat_ns = to_ns(settings.heartbeat_s)
         self.is_reset_asked = False  # our Logon carries, or carried, 141=Y
         self.is_held = False
+        self.loss_reason = ""  # why the connection ended, for the notice
         self._event, self._message, self._before = Event.NONE, _NO_MESSAGE, State.CLOSED  # what `on` is at
         self._now_ns, self._fault_text = 0, ""
         self._since_ns = 0  # when the state was entered
@@ -348,7 +352,7 @@ class Engine:
         self._tell(Kind.OVERSIZED, f"{self._message.msg_type} {self._message.seq}")
 
     def _do_lost(self) -> None:
-        self._tell(Kind.LOST, self._before.name)
+        self._tell(Kind.LOST, f"{self._before.name} {self.loss_reason}".strip())
 
     def _do_close(self) -> None:
         self._port.close()

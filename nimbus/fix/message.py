@@ -72,8 +72,10 @@ class Message(NamedTuple):
     @classmethod
     def parse(cls, raw: bytes) -> Message:
         """Split a framed message; a field that is not "tag=value" has tag 0."""
-        pairs = (field.partition(b"=") for field in raw[:-1].split(SOH))
-        return cls(raw, tuple((int(t) if t.isdigit() and len(t) < 10 else 0, v) for t, _, v in pairs))
+        cut = (field.partition(b"=") for field in raw[:-1].split(SOH))
+        return cls(
+            raw, tuple((int(t) if is_pair and t.isdigit() and len(t) < 10 else 0, v) for t, is_pair, v in cut)
+        )
 
     def get(self, tag: int) -> bytes | None:
         """Return the first value of a tag, or None."""

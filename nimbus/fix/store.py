@@ -1,5 +1,7 @@
 """Numbers of a FIX session, and the application messages that may be asked for again.
 
+For an acceptor, whose session is all Python; an initiator's numbers are in numbers.py.
+
 A Store is the identity of a session: it outlives connections, and one connection at a time may hold it.  What
 must survive the process goes through a Log: `load` gives back all entries that `save` was given, in order.
 MemoryLog forgets at exit, FileLog appends to a file.  A number is saved before its message is sent, so after

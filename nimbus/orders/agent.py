@@ -112,6 +112,10 @@ class Orders:
         """Set the session word: in replay the session starts logged on."""
         self._session[0]["logged_on"] = logged_on
 
+    def set_resending(self, *, resending: bool) -> None:
+        """Set the session word that holds new orders back while a gap is open (R20)."""
+        self._session[0]["resending"] = resending
+
     @property
     def next_seq(self) -> int:
         """MsgSeqNum of the next message out."""

@@ -31,6 +31,7 @@ from nimbus.messages import (
 )
 from nimbus.orders import executions, kill_switch, pool
 from nimbus.orders import states as st
+from nimbus.orders.doubt import settle_doubt
 from nimbus.orders.executions import DIFFERENT, SAME, STORED, TEXT_SIZE_MAX, mix, text_hash
 from nimbus.orders.journal_records import (
     EXECUTION,
@@ -250,6 +251,7 @@ def apply_execution(orders: int, report: int, now_ns: int) -> None:
         store_i64(order + _ORDER.venue_id, load_i64(report + _E.venue_id))
     _settle(orders, order, position, status, now_ns)
     _compare(orders, order, report)
+    settle_doubt(order, load_i64(report + _E.cum_qty), load_i64(report + _E.leaves_qty))
     _remember(orders, report)
     _tell(orders, order, position, report, bits)
 

@@ -87,7 +87,8 @@ SESSION = record(
     i8  resending         1 while a resend or reconciliation is under way (control loop)
     48u1 pad              zero
     i8  send_buffer_used  bytes that wait in the send buffer (orders loop)
-    56u1 pad2             zero
+    i8  link              NOT_LOGGED_ON: no connection, RESENDING: a gap is open, 0 = good (orders loop)
+    48u1 pad2             zero
     i8  journal_low       1 while too few free segments are left (journal loop)
     56u1 pad3             zero
     """,
@@ -181,6 +182,9 @@ def session_obstacle(session: int) -> int:
     """R20: return what keeps the session from taking a new order, or 0."""
     if load_acquire(session + _SESSION.logged_on) == 0:  # pairs with the control loop's release store
         return NOT_LOGGED_ON
+    link = load_i64(session + _SESSION.link)
+    if link:
+        return link
     if load_acquire(session + _SESSION.resending):  # pairs with the control loop's release store
         return RESENDING
     if load_i64(session + _SESSION.send_buffer_used):
@@ -188,6 +192,13 @@ def session_obstacle(session: int) -> int:
     if load_acquire(session + _SESSION.journal_low):  # pairs with the journal loop's release store
         return JOURNAL_LOW
     return 0
+
+
+@inlined
+def is_logged_on(session: int) -> bool:
+    """Say whether the venue can be reached: what a cancel needs."""
+    logged_on = load_acquire(session + _SESSION.logged_on)  # pairs with the control loop's release store
+    return logged_on != 0 and load_i64(session + _SESSION.link) != NOT_LOGGED_ON
 
 
 @inlined

@@ -53,23 +53,22 @@ from nimbus.orders.risk import (
     REDUCING_ONLY,
     RING_FULL,
     RISK,
-    SESSION,
     SESSION_DOWN,
     Reason,
     check,
+    is_logged_on,
     position_at,
     spend,
 )
 from nimbus.orders.state import ORDERS, count, notify_denial
 from nimbus.orders.states import PENDING_NEW_STATUS, is_final
-from ringbuf.atomics import load_acquire
 from ringbuf.jit import inlined, kernel
 from ringbuf.memory import clear, load_i64, load_u8, load_u16, store_i64, store_u8, store_u16, store_u32
 from ringbuf.spsc import claim, publish
 
 _ORDERS, _ORDER, _INTENT, _RISK, _WIRE, _CODEC = ORDERS.at, ORDER.at, INTENT.at, RISK.at, WIRE.at, CODEC.at
 _OUT, _CANCEL, _DENIAL = ORDER_OUT.at, CANCEL_OUT.at, DENIAL.at
-_LIMITS, _TOP, _SESSION = LIMITS.at, TOP_OF_BOOK.at, SESSION.at
+_LIMITS, _TOP = LIMITS.at, TOP_OF_BOOK.at
 _OUT_SIZE: Final = ORDER_OUT.size
 _CANCEL_SIZE: Final = CANCEL_OUT.size
 _DENIAL_SIZE: Final = DENIAL.size
@@ -186,7 +185,7 @@ def send_cancel(orders: int, number: int, decision: int, cause_seq: int, now_ns:
     if load_u8(order + _ORDER.pending) & PENDING_CANCEL:
         _observe(orders, FIELD_ORDER)
         return _DUPLICATE
-    if load_acquire(load_i64(orders + _ORDERS.session) + _SESSION.logged_on) == 0:  # pairs with control loop
+    if not is_logged_on(load_i64(orders + _ORDERS.session)):
         _observe(orders, NOT_LOGGED_ON)
         return SESSION_DOWN
     wire = claim(load_i64(orders + _ORDERS.out))
