@@ -535,3 +535,18 @@ def test_blocks_that_are_no_messages_keep_their_numbers_in_the_window():
 def test_settings_that_cannot_work_are_refused_in_one_line(wrong):
     with pytest.raises(ValueError, match=r"^[^\n]+$"):
         live(**wrong)
+
+
+def test_heartbeats_beyond_the_window_make_the_books_stale_and_are_believed_when_enough_agree():
+    feed = live(servers=SERVERS, agree=3)
+    feed.tick(MS)
+    feed.datagram(datagram(1))
+    feed.datagram(control(5_000))
+    assert (feed.feed.stale, feed.live.counters()["gaps"]) == (True, 0)
+    feed.datagram(datagram(2))
+    assert not feed.feed.stale
+    for line in (A, B, A):
+        feed.datagram(control(5_000), line)
+    feed.tick(2 * MS)
+    assert (feed.feed.stale, feed.live.missing_now(), feed.requests) == (True, 4_997, [(0, 3, 30)])
+    assert feed.feed.refused() == {"far_ahead": 3}

@@ -6,11 +6,12 @@ What a datagram means, beside the rules of moldudp64.py:
 |---------------------------------------------|------------------------------------------------------------|
 | the expected number, or one that overlaps   | deliver from where it is, then what waits in the window    |
 | a higher number, up to a window ahead       | gap: into the window                                       |
-| further ahead, or a whole window behind     | not believed before FEED.agree datagrams agree: a new run  |
+| further ahead, or a whole window behind     | not believed before FEED.agree datagrams agree: a new run; |
+|                                             | until something within the window comes, books are stale   |
 | wholly below, as remembered                 | duplicate: decides the race between the lines              |
 | wholly below, with other bytes              | conflict: trading must halt; and candidate for a restart   |
 | any, while a snapshot is wanted             | into the window, the newest messages stay                  |
-| heartbeat or end with a higher number       | gap                                                        |
+| heartbeat or end with a higher number       | gap; beyond the window only after FEED.agree packets       |
 | session of zero bytes, number 0             | foreign: without numbers nothing can be arbitrated         |
 
 The recovery line repairs; it never begins a run.  A run that is joined after its first message takes a
@@ -26,6 +27,7 @@ from nimbus.feed.arbiter_state import (
     LINES_MAX,
     PHASE_LIVE,
     PHASE_SNAPSHOT,
+    PHASE_WAITING,
     SLOT,
 )
 from nimbus.feed.gaps import close_gap, give_up, miss, open_gap, want_snapshot
@@ -89,7 +91,7 @@ def _begin_run(feed: int, arbiter: int, at: int, first: int) -> None:
     store_i64(feed + _F.incomplete, 1 if late else 0)
     for word, value in (
         (_A.high, expected), (_A.recent, expected), (_A.phase, PHASE_LIVE), (_A.busy, 0), (_A.loading, 0),
-        (_A.attempts, 0), (_A.due_ns, 0), (_A.lossy, 0), (_A.hollow, 1 if late else 0),
+        (_A.attempts, 0), (_A.due_ns, 0), (_A.lossy, 0), (_A.hollow, 1 if late else 0), (_A.doubts, 0),
     ):  # fmt: skip
         store_i64(arbiter + word, value)
     if late and load_i64(arbiter + _A.ring) != 0:
@@ -126,6 +128,24 @@ def _believe(feed: int, arbiter: int, reason: int) -> int:
 
 
 @inlined
+def _doubt(feed: int, arbiter: int) -> bool:
+    """Note a packet beyond the window: we may have lost more than that; say whether enough of them came."""
+    bump(arbiter + _A.doubts, 1)
+    store_i64(feed + _F.stale, 1)
+    return load_i64(arbiter + _A.doubts) >= load_i64(feed + _F.agree)
+
+
+@inlined
+def _go_on(feed: int, arbiter: int) -> None:
+    """Note that the present run goes on: nothing is doubted, no other run is a candidate."""
+    store_i64(feed + _F.candidates, 0)
+    if load_i64(arbiter + _A.doubts) != 0:
+        store_i64(arbiter + _A.doubts, 0)
+        if load_i64(arbiter + _A.phase) <= PHASE_WAITING:
+            store_i64(feed + _F.stale, load_i64(arbiter + _A.lossy))
+
+
+@inlined
 def _control(feed: int, arbiter: int, at: int, size: int, first: int, count: int, line: int) -> int:
     """Take a heartbeat or an end of session."""
     mode = load_i64(feed + _F.mode)
@@ -135,7 +155,9 @@ def _control(feed: int, arbiter: int, at: int, size: int, first: int, count: int
             return refuse(feed, FOREIGN)
         _begin_run(feed, arbiter, at, first)
     high = load_i64(arbiter + _A.high)
-    if first > high + load_i64(arbiter + _A.mask) + 1:
+    if first > high + load_i64(arbiter + _A.mask) + 1 and (
+        line == LINE_RECOVERY or not _doubt(feed, arbiter)
+    ):
         return refuse(feed, FAR_AHEAD)
     note_line(arbiter, line, first, first)
     if first > high:
@@ -143,7 +165,7 @@ def _control(feed: int, arbiter: int, at: int, size: int, first: int, count: int
         store_i64(arbiter + _A.tail_ns, load_i64(arbiter + _A.now_ns))
         open_gap(feed, arbiter, first)
     if first >= load_i64(feed + _F.expected):
-        store_i64(feed + _F.candidates, 0)
+        _go_on(feed, arbiter)
     if size != _MOLD_SIZE:
         bump(feed + _F.trailing, 1)
     if count == END_OF_SESSION:
@@ -180,7 +202,7 @@ def _deliver_now(feed: int, arbiter: int, at: int, first: int, count: int, line:
     for _block in range(skip):
         new_at += 2 + u2(new_at)
     note_delivered(feed, new_at, count - skip, first + skip, line, line_next)
-    store_i64(feed + _F.candidates, 0)
+    _go_on(feed, arbiter)
     bump(feed + _F.delivered, 1)
     return deliver(feed, new_at, count - skip, first + skip, 0)
 
@@ -202,7 +224,7 @@ def _keep(feed: int, arbiter: int, at: int, first: int, count: int, line: int) -
     hole_end = load_i64(arbiter + _A.hole_end)
     if first < hole_end and first > load_i64(feed + _F.expected) and is_here(arbiter, first):
         store_i64(arbiter + _A.hole_end, first)  # a part of the hole has come
-    store_i64(feed + _F.candidates, 0)
+    _go_on(feed, arbiter)
     bump(arbiter + _A.kept, 1)
     return 0
 
@@ -219,6 +241,7 @@ def _take(feed: int, arbiter: int, at: int, size: int, first: int, count: int, l
     if first > load_i64(arbiter + _A.high) + load_i64(arbiter + _A.mask) + 1:
         if line == LINE_RECOVERY:
             return refuse(feed, FAR_AHEAD)
+        _doubt(feed, arbiter)
         if hold(feed, at, size, first, count, FAR_AHEAD):
             return _believe(feed, arbiter, FAR_AHEAD)
         return FAR_AHEAD

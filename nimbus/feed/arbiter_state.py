@@ -151,7 +151,8 @@ ARBITER = record(
 
     i8  snapshot_timeout_ns   silence after which a snapshot has failed
     i8  snapshot_hold_ns      delay of the second snapshot in a row; doubles
-    5i8 pad           zero
+    i8  doubts        packets in a row with numbers beyond the window
+    4i8 pad           zero
 
     i8  kept          datagrams copied into the window
     i8  missing       numbers that were not there when their successors were, each time

@@ -85,6 +85,7 @@ class SlowLive:
         self.hole_first = self.hole_end = self.hole_ns = 0
         self.tail_ns, self.settled_ns = getattr(self, "tail_ns", 0), getattr(self, "settled_ns", 0)
         self.round_ns = getattr(self, "round_ns", 0)
+        self.doubts = 0
         self.due, self.heard = 0, getattr(self, "heard", 0)
         self.phase, self.stale = LIVE, False
         self.incomplete = self.hollow = first > 1
@@ -137,6 +138,7 @@ class SlowLive:
             if line == RECOVERY:
                 self.refused["far_ahead"] += 1
             else:
+                self.doubt()
                 self.consider("far_ahead", session, first, messages, line, recv)
         elif first <= self.expected and self.phase != SNAPSHOT:
             before = self.note(line, first, behind)
@@ -149,7 +151,7 @@ class SlowLive:
             start = self.expected
             self.expected = behind
             self.hand_out((n, m) for n, m in enumerate(messages, first) if n >= start)
-            self.held = []
+            self.go_on()
             self.counts["delivered"] += 1
             self.drain()
         else:
@@ -170,7 +172,7 @@ class SlowLive:
             return
         if self.expected < first < self.hole_end and first in self.waiting:
             self.hole_end = first
-        self.held = []
+        self.go_on()
         self.counts["kept"] += 1
 
     def store(self, first: int, messages: list[bytes], line: int, recv: int, before: int) -> int:
@@ -273,7 +275,7 @@ class SlowLive:
                 self.refused["foreign"] += 1
                 return
             self.begin(session, first)
-        if first > self.high + self.limits.window:
+        if first > self.high + self.limits.window and (line == RECOVERY or not self.doubt()):
             self.refused["far_ahead"] += 1
             return
         self.note(line, first, first)
@@ -281,9 +283,21 @@ class SlowLive:
             self.tail_ns = self.now
             self.reveal(first)
         if first >= self.expected:
-            self.held = []
+            self.go_on()
         self.counts["session_ends" if end else "heartbeats"] += 1
         self.ended = self.ended or end
+
+    def doubt(self) -> bool:
+        """Note a packet beyond the window; say whether enough of them came."""
+        self.doubts += 1
+        self.stale = True
+        return self.doubts >= self.limits.agree
+
+    def go_on(self) -> None:
+        self.held = []
+        if self.doubts and self.phase in {LIVE, WAITING}:
+            self.stale = self.lossy
+        self.doubts = 0
 
     # ---- gaps
 
