@@ -36,6 +36,8 @@ _OFFSET_BITS: Final = 0x1FFF  # of IPV4.fragment
 _GROUP, _PORT = 0, 1  # words of the program's scratch memory
 _PART: Final = 7  # instructions that look behind one number of tags
 
+NOTHING: Final = struct.pack("HBBI", _RET, 0, 0, 0)  # a program that lets no frame through
+
 Instruction = tuple[int, int, int, int]
 
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
+import numpy as np
+
 from nimbus.feed.af_packet import next_ring_frame
 from nimbus.feed.af_xdp import next_xdp_frame
 from nimbus.feed.capture import next_packet
@@ -38,6 +40,7 @@ from ringbuf.segment import Segment
 __all__ = [
     "SOURCES_MAX", "SOURCE_AF_PACKET", "SOURCE_AF_XDP", "SOURCE_CAPTURE", "SOURCE_DPDK", "SOURCE_NAMES",
     "SOURCE_UDP", "Source", "SourceError", "Sources", "next_frame", "next_of", "wait_readable",
+    "warm_sources",
 ]  # fmt: skip
 
 SOURCES_MAX: Final = 8
@@ -159,6 +162,14 @@ def wait_readable(sources: int, timeout_ms: int) -> int:
         if load_u16(sources + _S.pollfd + index * 8 + _REVENTS_AT) & POLLERR:
             _clear_error(load_i64(sources + _S.source + index * 8))
     return int(ready)
+
+
+def warm_sources() -> None:
+    """Compile next_of and wait_readable, and through them the walker of every kind, without a source."""
+    blank = np.zeros(1, SOURCES.dtype)
+    at = int(blank.ctypes.data)
+    next_of(at, at)
+    wait_readable(at, 0)
 
 
 class Sources:

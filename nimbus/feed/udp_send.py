@@ -11,6 +11,8 @@ import ipaddress
 import socket
 from typing import Any, Final
 
+import numpy as np
+
 from nimbus.feed.interface import interface_with, require_up
 from nimbus.feed.kinds import SourceError
 from ringbuf.atomics import load_acquire, pause
@@ -93,6 +95,15 @@ def send_paced(sender: int, rows: int, count: int, per_second: int, stop: int) -
                 break
         sent += 1 if done >= 0 else 0
     return sent
+
+
+def warm_sender() -> None:
+    """Compile send_datagram and send_paced, without a socket."""
+    blank = np.zeros(1, UDP_SENDER.dtype)
+    blank["fd"] = -1
+    at = int(blank.ctypes.data)
+    send_datagram(at, at, 0)
+    send_paced(at, at, 0, 0, 0)
 
 
 class UdpSender:
