@@ -1,4 +1,4 @@
-"""A matching engine with a hand to put background messages and orders in; tells what it published and said."""
+"""A matching engine with a hand to put background messages and orders in."""
 
 from __future__ import annotations
 

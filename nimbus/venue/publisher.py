@@ -115,15 +115,16 @@ def beat(publisher: int) -> int:
 
 
 @kernel
-def end_session(publisher: int) -> None:
-    """Send what is under way, then an end-of-session packet; may be repeated."""
-    flush(publisher)
-    line = load_i64(publisher + _P.lines)
-    for _ in range(load_i64(publisher + _P.line_count)):
-        release_all(line)
-        line += LINE_SIZE
-    send_packet(publisher, _MOLD_SIZE, next_seq(publisher), END_OF_SESSION)
-    store_i64(publisher + _P.ends, load_i64(publisher + _P.ends) + 1)
+def end_session(publisher: int, packets: int) -> None:
+    """Send what is under way, then so many end-of-session packets (0 = nothing at all); may be repeated."""
+    for _ in range(packets):
+        flush(publisher)
+        line = load_i64(publisher + _P.lines)
+        for _line in range(load_i64(publisher + _P.line_count)):
+            release_all(line)
+            line += LINE_SIZE
+        send_packet(publisher, _MOLD_SIZE, next_seq(publisher), END_OF_SESSION)
+        store_i64(publisher + _P.ends, load_i64(publisher + _P.ends) + 1)
 
 
 class Publisher:

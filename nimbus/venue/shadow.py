@@ -206,6 +206,12 @@ class Shadow:
         for field, value in state.items():
             self._record[field] = value
 
+    def warm(self) -> None:
+        """Compile what the shadow calls, or load it from the cache, without a message."""
+        self.follow(0)
+        self.image()
+        self.state_hash()
+
     @property
     def seq(self) -> int:
         """Sequence number of the message applied last."""
