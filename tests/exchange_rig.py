@@ -6,10 +6,11 @@ import ctypes
 from typing import Any
 
 import numpy as np
+from market import apply_one
 
 from nimbus.book.owner import Books, symbol_word
 from nimbus.book.snapshot import state_hash
-from nimbus.messages import TIF_DAY, TIF_IOC
+from nimbus.messages import CHANGE, TIF_DAY, TIF_IOC
 from nimbus.venue.engine import Engine
 from nimbus.venue.engine_flow import step_flow
 from nimbus.venue.engine_layout import CANCEL_ORDER, NEW_ORDER, ORDER_EVENT, PRIVATE_REF, REQUEST
@@ -50,6 +51,7 @@ class Rig:
         self._buffer = ctypes.create_string_buffer(64)
         self._request = np.zeros(1, REQUEST.dtype)
         self._events = np.zeros(events, ORDER_EVENT.dtype)
+        self._change = np.zeros(1, CHANGE.dtype)
         self.numbers = self.requests = 0
 
     def flow(self, *messages: bytes) -> None:
@@ -57,6 +59,11 @@ class Rig:
         for message in messages:
             ctypes.memmove(self._buffer, message, len(message))
             step_flow(self.engine.state, ctypes.addressof(self._buffer))
+
+    def books_only(self, message: bytes) -> None:
+        """Apply a message to the published books, as a subscriber does."""
+        ctypes.memmove(self._buffer, message, len(message))
+        apply_one(self.books.state, ctypes.addressof(self._buffer), 1, 0, self._change.ctypes.data)
 
     def request(self, number: int, kind: int, **fields: Any) -> None:
         """Put a request into the ring and let the engine handle it."""

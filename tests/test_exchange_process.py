@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import pathlib
-import signal
-import socket
 
 import numpy as np
 import pytest
-from days import OPEN_NS, SYSTEM, directory, framed, make_day, symbol
 from days import ADD as ADD_MESSAGE
+from days import OPEN_NS, SYSTEM, directory, framed, make_day, symbol
 from market import apply_one
 from venue_process import Subscriber, venue
 
 from nimbus.book.owner import Books
 from nimbus.book.snapshot import state_hash
-from nimbus.feed import soupbin
 from nimbus.messages import CHANGE
 from ringbuf.segment import Segment
 

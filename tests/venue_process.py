@@ -35,7 +35,7 @@ class Subscriber:
         with contextlib.suppress(OSError):
             self.socket.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
         self.socket.bind((group, port))
-        if int(group.split(".")[0]) >= 224:
+        if int(group.split(".", maxsplit=1)[0]) >= 224:
             member = socket.inet_aton(group) + socket.inet_aton("127.0.0.1")
             self.socket.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
         self.port = self.socket.getsockname()[1]
