@@ -47,6 +47,7 @@ struct segment *shim_open(const char *path, int64_t slots, int64_t frame_size, c
 
 int64_t shim_push(struct segment *segment, const uint8_t *bytes, uint32_t size, uint32_t wire, int64_t ns)
 {{
+    count_up(&segment->bridge->received, 1);
     if (ring_room(segment, 1) == 0) {{
         ring_refuse(segment, 1);
         return 0;
@@ -94,6 +95,7 @@ int main(int count, char **words) /* PATH SLOTS LAST: numbered frames from where
             *frame = (struct dpdk_frame){{.recv_ns = number, .size = size, .wire_size = size}};
         }}
         ring_publish(segment, fit);
+        count_up(&segment->bridge->received, fit);
         beat(segment, clock_ns(1));
     }}
     segment_close(segment);

@@ -402,6 +402,7 @@ def test_frames_survive_any_number_of_kills_of_the_reader(program, path):
     bridge.kill()
     bridge.communicate()
     assert source.counters()["dropped"] == 0
+    subprocess.run([program, path, "256", "1"], check=True)  # takes over, has nothing to send, ends
     assert is_balanced(source, expected - 1)
     source.close()
     watched.close()

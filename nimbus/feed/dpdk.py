@@ -213,6 +213,7 @@ class _Mapping:
     def counters(self) -> dict[str, int]:
         """Return what the bridges of this ring counted."""
         ring = {"written": self.view.pushed, "dropped": self.view.refused}
+        ring["offered"] = int(self._bridge["received"])
         return ring | {name: int(self._bridge[name]) for name in BRIDGE_COUNTERS}
 
     def close(self) -> None:
@@ -304,8 +305,9 @@ class DpdkBridge:
         """Return the counters.
 
         received: given out; damaged: refused; waiting: in the ring.  Of all the bridges of the rings read:
-        offered = written + dropped, dropped for want of room, oversized (cut), rx_missed, rx_errors,
-        rx_nombuf (lost before the bridge had them).  restarts: bridges since ours; segments: rings read.
+        offered = written + dropped (a burst apart for a moment), dropped for want of room, oversized (cut),
+        rx_missed, rx_errors, rx_nombuf (lost before the bridge had them).  restarts: bridges since ours;
+        segments: rings read.
         """
         self.refresh()
         counts = {name: int(self._record[name]) for name in ("received", "damaged")}
@@ -314,9 +316,8 @@ class DpdkBridge:
             waiting += mapping.view.used
             for counter, value in mapping.counters().items():
                 bridge[counter] = bridge.get(counter, 0) + value
-        offered = bridge.get("written", 0) + bridge.get("dropped", 0)
         lives = {"restarts": self._restarts, "segments": self._segments}
-        return counts | {"waiting": waiting, "offered": offered} | bridge | lives
+        return counts | {"waiting": waiting} | bridge | lives
 
     def close(self) -> None:
         """Hand the last frame back and unmap; no kernel may use the source any more."""

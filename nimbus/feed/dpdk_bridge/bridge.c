@@ -189,6 +189,13 @@ static void open_ears(uint16_t port)
         (void)rte_eth_promiscuous_enable(port);
 }
 
+/* The largest MTU of a device; some name only the longest frame. */
+static uint32_t mtu_limit(const struct rte_eth_dev_info *info)
+{
+    return info->max_mtu != UINT16_MAX ? info->max_mtu
+                                       : info->max_rx_pktlen - RTE_ETHER_HDR_LEN - RTE_ETHER_CRC_LEN;
+}
+
 /* Configure a port for receiving; it is started when the segment stands. */
 static int set_up_port(struct bridge *bridge, uint16_t port)
 {
@@ -204,8 +211,8 @@ static int set_up_port(struct bridge *bridge, uint16_t port)
         conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
         conf.rx_adv_conf.rss_conf.rss_hf = (RTE_ETH_RSS_IP | RTE_ETH_RSS_UDP) & info.flow_type_rss_offloads;
     }
-    if (bridge->frame_size > RTE_ETHER_MTU + MTU_OVERHEAD)
-        conf.rxmode.mtu = RTE_MIN(bridge->frame_size - MTU_OVERHEAD, (uint32_t)info.max_mtu);
+    if (bridge->frame_size > FRAME_SIZE_DEFAULT)
+        conf.rxmode.mtu = RTE_MIN(bridge->frame_size - MTU_OVERHEAD, mtu_limit(&info));
     if (status == 0)
         status = rte_eth_dev_configure(port, bridge->queue_count, 1, &conf);
     if (status == 0)
