@@ -28,6 +28,7 @@ from daemon.fix_session import FixSession
 from daemon.logs import logger
 from daemon.outcome import write
 from daemon.player import create_player
+from daemon.pipeline import settle
 from daemon.progress import showing_compilation
 from daemon.run_journal import RunJournal
 from daemon.system import System, segment_size
@@ -77,7 +78,10 @@ class Daemon:
         self.system = System(config, capture, segment=self.segment)
         self.stop_word = self.system.control_addr
         self.system.control["depths"] = 1
-        warm_up(self.system.pipeline)
+        if capture is not None:
+            warm_up(self.system.pipeline)
+        elif self.system.venue:
+            settle(self.system.pipeline, 0)
         self.journal = RunJournal(self.system, self.folder)
         self.system.control["drain_below"] = 0  # the control loop drains: the hot threads stay inside
         self.loops = self._loops(capture)

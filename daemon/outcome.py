@@ -90,7 +90,7 @@ def latency_of(system: System) -> dict[str, dict[str, int]]:
 def rejects_of(system: System) -> dict[str, int]:
     """Return why orders did not stand: risk denials by reason, and the venue's rejects."""
     if system.venue is None:
-        rejected = system.orders.counters()["rejects"]
+        rejected = system.orders.counters()["rejected"]
         return system.orders.denials() | ({"venue": rejected} if rejected else {})
     venue = {f"venue {n}": c for n, c in system.venue.counters().items() if n.startswith("rejected") and c}
     return system.orders.denials() | venue

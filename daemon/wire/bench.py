@@ -23,11 +23,10 @@ from daemon.config import Config
 from daemon.errors import CommandError
 from daemon.exchange_config import ExchangeConfig
 from daemon.namespaces import VethPair
-from daemon.wire.pair import DAEMON, VENUE, STOP_S, daemon_config, start_daemon, start_venue, venue_config
+from daemon.wire.pair import DAEMON, START_S, STOP_S, VENUE, daemon_config, start_daemon, start_venue, venue_config
 from ringbuf.affinity import usable_cores
 
 SINK_PORT: Final = 26_499
-START_S: Final = 300.0  # the first start compiles every kernel
 SHARES: Final = (50.0, 90.0, 99.0, 99.9, 100.0)
 ECHO_EVERY: Final = 10
 # A strategy that is eager: the benchmark wants orders, not a profit.

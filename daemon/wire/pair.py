@@ -20,6 +20,7 @@ from daemon.settings import adjusted, to_toml
 
 VENUE, DAEMON = 0, 1
 STOP_S: Final = 60.0
+START_S: Final = 600.0  # the first start compiles every kernel
 
 
 def venue_config(pair: VethPair, folder: pathlib.Path, changes: Mapping[str, Any]) -> ExchangeConfig:
@@ -99,15 +100,17 @@ class Process:
 
 
 def start_venue(pair: VethPair, folder: pathlib.Path, config: ExchangeConfig) -> Process:
-    """Start the venue of a configuration."""
+    """Start the venue of a configuration and wait until it listens."""
     path = folder / "venue.toml"
     path.write_text(to_toml(config), encoding="utf-8")
     command = ["daemon.main", "venue", "--config", str(path), "--json"]
-    return Process(pair, VENUE, command, folder / "venue.log")
+    process = Process(pair, VENUE, command, folder / "venue.log")
+    process.wait_for("venue_started", START_S)
+    return process
 
 
 def start_daemon(pair: VethPair, folder: pathlib.Path, config: Config) -> Process:
-    """Start the daemon of a configuration."""
+    """Start the daemon of a configuration; `started` and `admin` of that event tell when and where it answers."""
     path = folder / "daemon.toml"
     path.write_text(to_toml(config), encoding="utf-8")
     return Process(pair, DAEMON, ["daemon.main", "run", "--config", str(path)], folder / "daemon.log")

@@ -11,6 +11,7 @@ import ctypes
 import json
 import os
 import pathlib
+import shutil
 import sys
 import time
 import urllib.request
@@ -19,10 +20,9 @@ from typing import Any, Final
 from daemon.config import Config, read_config
 from daemon.errors import CommandError
 from daemon.namespaces import NamespaceError, VethPair, enter_user_namespace
-from daemon.wire.pair import DAEMON, Process, daemon_config, start_daemon, start_venue, venue_config
+from daemon.wire.pair import DAEMON, START_S, Process, daemon_config, start_daemon, start_venue, venue_config
 
 MODULE: Final = "daemon.wire.paper"
-START_S: Final = 300.0  # the first start compiles every kernel
 CLONE_NEWNET: Final = 0x4000_0000
 TIMEOUT_S: Final = 2.0
 _HEAD: Final = (
@@ -92,6 +92,8 @@ def _watch(daemon: Process, endpoint: Endpoint, seconds: float) -> None:
 
 def paper(seconds: float, changes: dict[str, Any], speed: float, folder: pathlib.Path, base: Config) -> None:
     """Run both for some seconds, then print what each says it did; raises when they do not agree."""
+    for part in ("venue", "run"):  # a day of its own: the venue would go on with its ledger
+        shutil.rmtree(folder / part, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     with VethPair() as pair:
         flow = {"flow.start": "on_logon", "flow.speed": speed}
@@ -107,14 +109,15 @@ def paper(seconds: float, changes: dict[str, Any], speed: float, folder: pathlib
         finally:
             daemon.stop()
             told = venue.stop()
-    _compare(json.loads(told), json.loads((folder / "run" / "summary.json").read_bytes()))
+    _compare(base.venue.sender, json.loads(told), json.loads((folder / "run" / "summary.json").read_bytes()))
 
 
-def _compare(venue: dict[str, Any], ours: dict[str, Any]) -> None:
+def _compare(client: str, venue: dict[str, Any], ours: dict[str, Any]) -> None:
     """Print both sides' orders, fills and positions; they must be equal."""
     print(f"orders  venue {venue['orders']:,}  daemon {ours['orders']:,}")
     print(f"fills   venue {venue['fills']:,}  daemon {ours['fills']:,}")
-    theirs = {symbol: row["qty"] for symbol, row in venue["positions"].items() if row["qty"]}
+    booked = venue["positions"].get(client, {})
+    theirs = {symbol: row["qty"] for symbol, row in booked.items() if row["qty"]}
     mine = {symbol: row["qty"] for symbol, row in ours["positions"].items() if row["qty"]}
     for symbol in sorted(theirs | mine):
         print(f"  {symbol:<8} venue {theirs.get(symbol, 0):>8,}  daemon {mine.get(symbol, 0):>8,}")
@@ -129,7 +132,7 @@ def main(arguments: list[str]) -> int:
         prog=MODULE, description="trade against the paper exchange over real sockets"
     )
     parser.add_argument("--seconds", type=float, default=30.0, help="how long (default 30)")
-    parser.add_argument("--speed", type=float, default=1.0, help="market seconds per second (default 1)")
+    parser.add_argument("--speed", type=float, default=60.0, help="market seconds per second (default 60)")
     parser.add_argument("--model", default="auto", help="model.kind of the daemon (default auto)")
     parser.add_argument("--config", type=pathlib.Path, help="the daemon's settings (default: the defaults)")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out/paper"), help="folder")
