@@ -222,6 +222,7 @@ class VenueConfig:
         "never", "numbers go back to 1: never, or always, at each Logon", choices=("never", "always")
     )
     is_paper: bool = setting(default=True, meaning="no real money: armed at the start")
+    poll_us: float = setting(20.0, "the socket is looked at so often for reports", low=0.0, high=10_000.0)
     order_latency_us: float = setting(50.0, "order sent to order at the book", low=0.0, high=1e7)
     report_latency_us: float = setting(50.0, "execution to report received", low=0.0, high=1e7)
     resting_orders_max: int = setting(4_096, "our orders in its books", low=1, high=1 << 20)

@@ -32,7 +32,7 @@ from daemon.pipeline import settle
 from daemon.progress import showing_compilation
 from daemon.run_journal import RunJournal
 from daemon.system import System, segment_size
-from daemon.threads import HotLoop, create_loops
+from daemon.threads import HotLoop, create_loops, keep_off
 from daemon.warm import warm_up
 from nimbus.journal.segments import JournalError
 from nimbus.messages import DISARMED, HALTED, LAYOUT_VERSION
@@ -158,6 +158,7 @@ class Daemon:
             self.log.warning("memory_not_locked", reason=refused)
         gc.collect()
         gc.freeze()
+        keep_off({loop.core for loop in self.loops})
         for loop in self.loops:
             loop.thread.start()
             for remark in loop.thread.remarks:

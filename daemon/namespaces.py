@@ -87,8 +87,14 @@ class VethPair:
         _run(self.command(side, command))
 
     def start(self, side: int, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-        """Start a process in a namespace."""
-        return subprocess.Popen(self.command(side, command), **options)  # noqa: S603  our own programs
+        """Start a process in a namespace; the venue's keep to the first core, and leave the daemon's alone."""
+        before = os.sched_getaffinity(0)
+        if side == 0:
+            os.sched_setaffinity(0, {min(before)})  # inherited
+        try:
+            return subprocess.Popen(self.command(side, command), **options)  # noqa: S603  our own programs
+        finally:
+            os.sched_setaffinity(0, before)
 
     def set_link(self, side: int, state: str) -> None:
         """Take one end of the wire "up" or "down"."""

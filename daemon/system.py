@@ -247,7 +247,9 @@ class System:
         return taken
 
     def _transport(self) -> Transport:
-        return create_transport(self.segment, self.orders, session_settings(self.config.venue))
+        venue = self.config.venue
+        poll_ns = int(venue.poll_us * 1_000)
+        return create_transport(self.segment, self.orders, session_settings(venue), poll_ns=poll_ns)
 
     def _venue(self) -> Venue:
         config = self.config

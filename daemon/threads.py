@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -63,6 +64,15 @@ def idle_of(config: RunConfig, cores: list[int]) -> int:
     if config.idle != "auto":
         return IDLE_NAMES.index(config.idle)
     return BUSY if len(set(cores)) == len(cores) < len(usable_cores()) else YIELD
+
+
+def keep_off(cores: set[int | None]) -> None:
+    """Take the calling thread, and the threads that it will make, off the cores of the hot loops.
+
+    Where no other core is left it stays where it is.
+    """
+    if rest := [core for core in usable_cores() if core not in cores]:
+        os.sched_setaffinity(0, rest)
 
 
 def create_loops(

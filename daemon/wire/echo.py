@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 
 from daemon.config import endpoint
+from daemon.threads import keep_off
 from nimbus.feed.af_packet import AfPacketV2
 from nimbus.feed.decode import Subscription
 from nimbus.feed.echo import ECHO, echo
@@ -50,6 +51,7 @@ def main(interface: str, line: str, sink: str, every: str, core: str) -> None:
         row["stop"] = 0
         stop = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        keep_off({int(core)})
         thread = HotThread("echo", echo, (state, source.state, packet), state, core=int(core))
         thread.start()
         sys.stdout.write("ready\n")

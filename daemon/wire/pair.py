@@ -17,6 +17,7 @@ from daemon.errors import CommandError
 from daemon.exchange_config import ExchangeConfig
 from daemon.namespaces import VethPair
 from daemon.settings import adjusted, to_toml
+from ringbuf.affinity import usable_cores
 
 VENUE, DAEMON = 0, 1
 STOP_S: Final = 60.0
@@ -28,7 +29,7 @@ def venue_config(pair: VethPair, folder: pathlib.Path, changes: Mapping[str, Any
     address = pair.addresses[VENUE]
     base = {
         "feed.interface": address, "rerequest.host": address, "snapshot.host": address, "fix.host": address,
-        "run.folder": str(folder / "venue"),
+        "run.folder": str(folder / "venue"), "run.core": usable_cores()[0],
     }  # fmt: skip
     return adjusted(ExchangeConfig(), base | dict(changes))
 
