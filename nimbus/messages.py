@@ -12,7 +12,7 @@ from typing import Final
 
 from ringbuf.records import record
 
-LAYOUT_VERSION: Final = 1
+LAYOUT_VERSION: Final = 2
 
 # Sides, as FIX and ITCH spell them.
 BUY, SELL = ord("B"), ord("S")
@@ -129,7 +129,8 @@ BOOK_EVENT = record(
     u1  status      BOOK_* bits
     u1  short_sale  as in TOP_OF_BOOK
     u1  resting_side  side of the resting order that traded (B, S), 0 = not known; the aggressor is the other
-    2i8 pad         zero
+    i8  run         times the books had begun anew; what was known of a symbol is void when it rises
+    i8  pad         zero
     """,
 )
 

@@ -33,9 +33,9 @@ def test_the_bytes_of_a_record_are_what_the_layout_says():
     (stream,) = streams()
     stream.set_mono_offset(-1_000)
     assert stream.append(RecordType.LOG, b"hello", NOW)
-    body = struct.pack("<BBBBHHIqqq88s", 0xCF, 1, 0, 0x80, 20, 5, 7, 1, NOW - 1_000, NOW, b"hello")
+    body = struct.pack("<BBBBHHIqqq88s", 0xCF, 2, 0, 0x80, 20, 5, 7, 1, NOW - 1_000, NOW, b"hello")
     assert waiting(stream).tobytes() == struct.pack("<I", oracle.crc32c(body)) + body
-    assert waiting(stream).tobytes().hex().startswith("bad678f8cf01008014000500070000000100000000000000")
+    assert waiting(stream).tobytes().hex().startswith("8401b15acf02008014000500070000000100000000000000")
 
 
 def test_type_numbers_and_payload_layouts_never_change():
