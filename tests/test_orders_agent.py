@@ -14,6 +14,7 @@ from nimbus.messages import (
     FILL_REJECTED,
     FILL_TRADE,
     HALTED,
+    INTENT_CANCEL,
     JOURNAL,
     KILLED,
     PENDING_CANCEL,
@@ -260,6 +261,19 @@ def test_a_cancel_of_an_ended_or_unknown_order_is_denied_and_changes_nothing(rig
     assert rig.cancel(-1) == Reason.INSANE
     assert rig.wires() == []
     assert kinds(rig.fills())[-3:] == [FILL_CANCEL_REJECTED] * 3
+
+
+@pytest.mark.parametrize("cause", [2**35, 2**63 - 1, -1])
+def test_a_cancel_passes_whatever_its_cause_and_the_journal_has_the_cause_whole(rig, cause):
+    rig.send()
+    (new,) = rig.wires()
+    assert rig.send(kind=INTENT_CANCEL, order=1, cause_seq=cause) == 0
+    (cancel,) = rig.wires()
+    assert fields_of(cancel)[41] == fields_of(new)[11]
+    kind, payload = journal(rig)[-1]
+    assert kind == RecordType.CANCEL_OUT
+    assert as_record(payload, CANCEL_OUT)["cause_seq"] == cause
+    assert rig.send(cause_seq=cause) == Reason.INSANE  # an order is another matter
 
 
 def test_a_report_the_table_refuses_changes_nothing_and_is_an_alarm(rig):

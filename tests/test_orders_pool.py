@@ -116,7 +116,18 @@ def test_the_numbers_of_cancel_requests_end_before_they_wrap():
     assert next_cancel_id(p.addr, AT, 5)
     take_cancel_id(p.addr)
     assert not next_cancel_id(p.addr, AT, 5)
-    assert not next_cancel_id(pool().addr, AT, CAUSE_MAX + 1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.one_of(st.integers(-(2**63), 2**63 - 1), st.just(CAUSE_MAX + 1)), max_size=20))
+def test_a_cancel_request_has_an_id_of_its_own_whatever_its_cause(causes):
+    p, seen = pool(), set()
+    for number, cause in enumerate(causes, 1):
+        assert next_cancel_id(p.addr, AT, cause)
+        assert take_cancel_id(p.addr) == number
+        assert id_number(AT) == (1000 + number) << 35 | cause & CAUSE_MAX
+        seen.add(BUFFER.raw[:16])
+    assert len(seen) == len(causes)
 
 
 @settings(max_examples=100, deadline=None)
