@@ -393,6 +393,55 @@ def test_a_full_table_of_executions_stops_new_orders_and_still_books():
     assert rig.send() == Reason.HALTED
     rig.reports(1, "F", "1", qty=1, px=1_000_100)
     assert rig.position()["position_qty"] == 4
+    assert rig.orders.kill_switch.by_source()["executions"] == "HALTED"
+    assert rig.orders.kill_switch.by_source()["risk"] == "DISARMED"
+    assert rig.orders.alarms() == {}  # all of them are remembered
+
+
+def full_of_executions():
+    """Return an agent whose table of executions is full, with an order of 100 that has had 4."""
+    rig = Rig(executions_max=4)
+    rig.arm()
+    rig.send()
+    for _ in range(4):
+        rig.reports(1, "F", "1", qty=1, px=1_000_100)
+    return rig
+
+
+def test_what_a_full_table_cannot_remember_is_booked_once_with_an_alarm_and_its_repeats_are_not():
+    rig = full_of_executions()
+    fifth = rig.report(1, "F", "1", qty=10, px=1_000_100)
+    rig.deliver(fifth)
+    rig.deliver(fifth)
+    assert rig.receive() == 2
+    assert rig.position()["position_qty"] == 14
+    assert rig.orders.alarms() == {"unremembered": 1}
+    rig.reports(1, "F", "2", qty=86, px=1_000_100)  # the end, which is not remembered either
+    rig.deliver(fifth)
+    assert rig.receive() == 1
+    assert (rig.position()["position_qty"], rig.order(1)["cum_qty"]) == (100, 100)
+    assert rig.orders.counters()["repeated"] == 2
+    assert rig.orders.alarms() == {"unremembered": 2}
+    assert rig.orders.kill_switch.by_source()["executions"] == "HALTED"
+    assert rig.send() == Reason.HALTED
+
+
+def test_a_full_table_still_tells_repeats_and_conflicts_of_what_it_holds():
+    rig = full_of_executions()
+    rig.reports(1, "F", "1", qty=1, px=1_000_100, exec_id=2)
+    rig.reports(1, "F", "1", qty=2, px=1_000_100, exec_id=2)
+    assert rig.position()["position_qty"] == 4
+    assert rig.orders.counters()["repeated"] == 1
+    assert rig.orders.alarms() == {"conflicts": 1}
+
+
+def test_a_full_table_takes_other_reports_as_often_as_they_come():
+    rig = full_of_executions()
+    rig.cancel(1)
+    for _ in range(2):
+        rig.cancel_answer(1, "4", "4")
+    assert chr(rig.order(1)["status"]) == "4"
+    assert (rig.position()["position_qty"], rig.orders.alarms()) == (4, {})
 
 
 def test_cancel_all_asks_once_for_each_open_order_oldest_first(rig):

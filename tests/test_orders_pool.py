@@ -14,6 +14,7 @@ from nimbus.orders.executions import (
     NEARLY_FULL,
     SAME,
     STORED,
+    UNKNOWABLE,
     UNSEEN,
     create_executions,
     lookup,
@@ -182,7 +183,8 @@ def test_an_execution_is_seen_after_it_was_stored_and_other_contents_are_told_ap
         NEARLY_FULL,
         FULL,
     ]
-    assert lookup(table, 21, 1) == UNSEEN
+    assert lookup(table, 21, 1) == UNKNOWABLE
+    assert [lookup(table, 13, 1), lookup(table, 13, 2)] == [SAME, DIFFERENT]
     with pytest.raises(ValueError, match="power of two"):
         create_executions(Segment.anonymous(1 << 16), "executions", 6)
 

@@ -60,7 +60,7 @@ STATE_CHANGE = record(
     """
     u1     old     state word before
     u1     new     state word after
-    u1     source  who: 0 operator, 1 control loop, 2 risk, 3 journal, 4 watchdog
+    u1     source  who: 0 operator, 1 control loop, 2 risk, 3 journal, 4 watchdog, 5 executions
     5u1    pad     zero
     S16    who     name behind it
     S64    why     reason given

@@ -49,11 +49,12 @@ ORDERS = record(
     i8  overfills       alarm: booked beyond the order's quantity (X6)
     i8  mismatches      alarm: CumQty or LeavesQty reported is not ours (X9)
     i8  unbooked        alarm: execution outside the range of positions; trips the kill switch
+    i8  unremembered    alarm: booked while the table of executions was full
     i8  fills_lost      FILL records the strategy's ring refused
     i8  unjournaled     denials the journal refused
     i8  stalls          times the journal had no room for an execution; it stays in the ring
     26i8 denied_by_reason  denials by Reason
-    6i8 pad2            zero
+    5i8 pad2            zero
     64u1 fill           the FILL record being made
     576u1 payload       the journal payload being made
     """,
@@ -68,7 +69,7 @@ COUNTERS: Final = tuple(
 )
 ALARMS: Final = (
     "unreadable", "conflicts", "unknown_orders", "refused", "late_trades", "overfills", "mismatches",
-    "unbooked",
+    "unbooked", "unremembered",
 )  # fmt: skip
 CUM_QTY_MAX: Final = POSITION_QTY_MAX  # of one order, overfills included
 
