@@ -259,7 +259,7 @@ LIMITS = record(
     """
     i8  version         number of this set of limits, from 1
     i8  qty_max         R3: shares in one order
-    i8  lot_qty         R3: shares are a multiple of this
+    i8  lot_qty         R3: shares are a multiple of this, but for an order that closes all that is held
     i8  notional_max    R4: px x qty of one order
     i8  collar_bp       R5: distance from the reference price, basis points
     i8  rate_per_s      R9: orders a second

@@ -444,6 +444,19 @@ def test_a_full_table_takes_other_reports_as_often_as_they_come():
     assert (rig.position()["position_qty"], rig.orders.alarms()) == (4, {})
 
 
+def test_what_a_partial_fill_left_can_be_sold_though_it_is_no_whole_lot():
+    rig = Rig(limits={"lot_qty": 100})
+    rig.arm()
+    assert rig.send(qty=100, tif=3) == 0
+    rig.reports(1, "F", "1", qty=30, px=1_000_100)
+    rig.reports(1, "C", "C")
+    assert rig.send(qty=20, side=SELL) == Reason.QTY
+    assert rig.send(qty=30, side=SELL, tif=3) == 0
+    assert rig.send(qty=30, side=SELL, tif=3) == Reason.QTY  # the first is under way
+    rig.reports(2, "F", "2", qty=30, px=1_000_000)
+    assert (rig.position()["position_qty"], rig.position()["open_orders"]) == (0, 0)
+
+
 def test_cancel_all_asks_once_for_each_open_order_oldest_first(rig):
     for _ in range(3):
         rig.send()

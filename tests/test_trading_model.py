@@ -326,6 +326,16 @@ def test_a_partial_fill_exits_with_what_was_filled():
     assert rig.intent["qty"] == 300
 
 
+def test_an_exit_closes_an_odd_lot_whole_and_an_entry_is_in_lots():
+    rig = Rig(cross_edge=1.0, trailing=0.0, lot_qty=100)
+    rig.decide(0, tag_now=TAG_UNDERHYPE)
+    assert rig.intent["qty"] == 500
+    rig.report(FILL_TRADE, qty=130, leaves=370, px=1_000_000, position=130)
+    rig.report(FILL_CANCELLED)
+    assert rig.decide(1, 0.0, bid=979_900, ask=980_000)[0] == "exit_stop"
+    assert (rig.intent["qty"], rig.intent["side"]) == (130, SELL)
+
+
 def test_a_blocked_symbol_does_nothing_new():
     rig = Rig()
     rig.holding["blocked"] = 1
