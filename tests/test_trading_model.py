@@ -296,6 +296,24 @@ def test_a_refused_cancel_leaves_the_order_working(kind):
     assert rig.decide(2, 0.0)[0] == "cancel_changed"
 
 
+@pytest.mark.parametrize("decision", [1, 2])  # the order's (told by the venue), its cancel's (by risk)
+def test_a_refused_cancel_of_an_older_order_says_nothing_about_the_one_that_works(decision):
+    rig = Rig(cross_edge=1.0)
+    rig.decide(0)
+    rig.report(FILL_ACCEPTED, order=77)
+    assert rig.decide(1, 0.0)[0] == "cancel_changed"
+    rig.report(FILL_TRADE, qty=500, position=500, order=77)  # it was filled before the cancel arrived
+    rig.report(FILL_TRADE, qty=500, position=0, side=SELL, decision=90, order=70)  # somebody else's
+    assert rig.decide(2)[0] == "enter_long"
+    rig.report(FILL_ACCEPTED, order=78)
+    assert rig.decide(3, 0.0) == ("cancel_changed", INTENT_CANCEL)
+    rig.report(FILL_CANCEL_REJECTED, order=77, decision=decision)
+    assert rig.decide(4, 0.0) == ("cancelling", 0)
+    assert rig.holding["order"] == 78
+    rig.report(FILL_CANCEL_REJECTED, order=78)
+    assert rig.decide(5, 0.0) == ("cancel_changed", INTENT_CANCEL)
+
+
 def test_an_order_of_a_silent_symbol_is_found_and_cancelled_when_overdue():
     rig = Rig(cross_edge=1.0)
     rig.decide(0)
