@@ -111,7 +111,7 @@ class Daemon:
         while True:
             await asyncio.sleep(self.config.run.drain_ms / 1_000)
             try:
-                self.replay.writer.drain()
+                self.replay.drain()
             except JournalError as error:
                 self.failure = str(error)
                 self.system.orders.kill_switch.set(JOURNAL, HALTED)
@@ -136,7 +136,7 @@ class Daemon:
             at = f"{self.config.admin.host}:{self.config.admin.port}"
             msg = f"admin endpoint {at}: {error.strerror or error}"
             raise CommandError(msg) from None
-        self.system.arm("run", "the paper venue is armed at start")
+        self.replay.arm("run", "the paper venue is armed at start")
         gc.collect()
         gc.freeze()
         self.thread.start()

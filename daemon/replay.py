@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from daemon.audit import Audit
 from daemon.errors import CommandError, writing
 from daemon.pipeline import NEED_DRAIN, NEED_INPUT, STOPPED, run_inline, settle
 from daemon.system import CONTROL_STREAM, System, close_input
@@ -51,6 +52,7 @@ class Replay:
             )
         except JournalError as error:
             raise CommandError(str(error)) from None
+        self.audit = Audit(system.orders, system.streams[CONTROL_STREAM])
         system.control["drain_below"] = config.ring_records // 2
         self.elapsed_s = self.loop_s = self.drain_s = 0.0  # all; inside the loop kernel; draining
         self.loop_cpu_s = 0.0  # of loop_s, what this thread had of the core
@@ -62,7 +64,7 @@ class Replay:
         The crank is turned by a thread, since a kernel that waits for the recorded time hears no signal: an
         interrupt sets the stop word, the journal is ended in good order, and KeyboardInterrupt goes on.
         """
-        self.system.arm("replay", "a replay arms the paper venue by itself")
+        self.arm("replay", "a replay arms the paper venue by itself")
         started = time.perf_counter()
         thread = HotThread("replay", self._whole, (progress,), self.system.control_addr)
         thread.start()
@@ -77,6 +79,16 @@ class Replay:
         if thread.error is not None:
             raise thread.error
         self.elapsed_s = time.perf_counter() - started
+
+    def arm(self, who: str, why: str) -> None:
+        """Arm the system, and journal the limits that hold from the start."""
+        self.system.arm(who, why)
+        self.audit.look(self.system.now_ns)
+
+    def drain(self) -> None:
+        """Move the journal's records to disk, and before them what the control loop has to tell."""
+        self.audit.look(self.system.now_ns)
+        self.writer.drain()
 
     def _whole(self, progress: Any) -> None:
         try:
@@ -113,7 +125,7 @@ class Replay:
         if self.system.config.book.paranoid and (fault := check_books(self.system.books.state)):
             msg = f"books are not consistent: {FAULTS[fault]}"
             raise CommandError(msg)
-        self.writer.drain()
+        self.drain()
 
     def finish(self) -> None:
         """Cancel what works, let everything under way arrive, write the last record, close the journal."""
@@ -127,6 +139,7 @@ class Replay:
             if step:  # again: what the rings had no room for before
                 cancel_all(system.orders.addr, 0, now_ns)
             settle(system.pipeline, now_ns)
+            self.audit.look(now_ns)
             self.writer.drain()
         system.orders.refresh_marks()
         system.streams[CONTROL_STREAM].append(RecordType.RUN_END, self._run_end(), now_ns)
@@ -142,6 +155,7 @@ class Replay:
         end["denials"] = counters["denied"]
         end["refused"] = sum(stream.refused for stream in system.streams)
         end["book_state_hash"] = state_hash(system.books.state)
+        end["position_hash"] = system.orders.position_hash()
         rows = system.orders.positions(system.books.symbol_text).values()
         end["realized_pnl"] = sum(row["realized_pnl_px4"] for row in rows)
         return end

@@ -71,7 +71,7 @@ def test_another_seed_gives_another_journal_and_the_same_books(small_day, small_
 
 
 def test_another_day_gives_another_journal(first_replay, small_replay):
-    for name in ("journal_hash", "book_state_hash"):
+    for name in ("journal_hash", "book_state_hash", "position_hash"):
         assert first_replay.summary[name] != small_replay.summary[name]
 
 
@@ -313,6 +313,18 @@ def test_the_journal_holds_and_its_hash_is_the_one_in_the_summary(first_replay, 
     ]
     assert end["messages"] == sum(summary["messages"].values())
     assert end["refused"] == 0
+    for name in ("book_state_hash", "position_hash"):
+        assert f"{end[name] & (2**64 - 1):016x}" == summary[name]
+        assert end[name] != 0
+
+
+def test_the_limits_in_force_stand_in_the_journal_before_the_first_order(first_replay):
+    (limits,) = first_replay.records("LIMITS")
+    assert (limits["version"], limits["qty_max"], limits["collar_bp"]) == (1, 1_000, 500)
+    sent = first_replay.records("ORDER_OUT")
+    assert {row["limits_version"] for row in sent} == {1}
+    assert limits["record"] < min(row["record"] for row in sent)
+    assert first_replay.records("ALARM") == []
 
 
 def test_the_summary_has_everything_that_others_read(first_replay):

@@ -364,6 +364,10 @@ class Limits:
         """Number of this set of limits, 0 = none yet."""
         return int(self._row[0]["version"])
 
+    def raw(self) -> bytes:
+        """Return the LIMITS record that is in force, for the journal."""
+        return bytes(self._row[0].tobytes())
+
     def values(self) -> dict[str, Any]:
         """Return the set that is in force."""
         return {name: self._row[0][name].item() for name in LIMIT_BOUNDS}

@@ -71,6 +71,18 @@ ALARMS: Final = (
     "unreadable", "conflicts", "unknown_orders", "refused", "late_trades", "overfills", "mismatches",
     "unbooked", "unremembered",
 )  # fmt: skip
+# What each means in the journal's ALARM records; code there is the place in ALARMS, from 1: append only.
+ALARM_TEXTS: Final = {
+    "unreadable": "a message could not be parsed or lacks what is needed",
+    "conflicts": "an ExecID came again with other contents",
+    "unknown_orders": "a report names no order of ours",
+    "refused": "a report does not fit the state of its order",
+    "late_trades": "a trade was booked after its order had ended",
+    "overfills": "more was traded than ordered",
+    "mismatches": "the venue's quantities are not ours",
+    "unbooked": "a trade leaves the range of positions and is not booked",
+    "unremembered": "a trade was booked while no more ExecIDs can be kept",
+}
 CUM_QTY_MAX: Final = POSITION_QTY_MAX  # of one order, overfills included
 
 
