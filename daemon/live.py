@@ -18,6 +18,7 @@ import uvloop
 from aiohttp import web
 
 from daemon.admin.app import build
+from daemon.admin.fills import RecentFills
 from daemon.admin.views import SystemViews
 from daemon.config import Config
 from daemon.errors import CommandError, output_folder
@@ -79,7 +80,9 @@ class Daemon:
         self.system.control["drain_below"] = 0  # the control loop drains: the hot thread stays inside
         stop = self.system.control_addr
         self.thread = HotThread("market", self._crank, (), stop, core=core, on_error=self._fault)
-        self.views = SystemViews(self.system, self.thread)
+        fills = RecentFills()
+        self.replay.writer.listener = fills.take
+        self.views = SystemViews(self.system, self.thread, fills)
         self.ended = asyncio.Event()
         self.failure = ""  # why the run is not a success: its exit code is 1
 

@@ -32,6 +32,9 @@ POSITION_FIELDS = {
     "symbol", "qty", "avg_px", "mark_px", "realized_pnl", "unrealized_pnl", "open_buy_qty", "open_sell_qty",
     "limit_qty", "limit_used",
 }  # fmt: skip
+FILL_FIELDS = {
+    "exec_id", "cl_ord_id", "symbol", "side", "qty", "price", "liquidity", "strategy", "contradiction", "at",
+}  # fmt: skip
 ORDER_FIELDS = {
     "cl_ord_id", "symbol", "side", "type", "qty", "price", "leaves_qty", "cum_qty", "avg_px", "state",
     "strategy", "created_at", "updated_at",
@@ -202,6 +205,23 @@ def check_positions(daemon: Daemon) -> None:
     one = daemon.json(f"/positions/{symbol}")
     assert one["qty"] == page["items"][0]["qty"]
     assert {order["symbol"] for order in one["orders"]} == {symbol}
+    check_fills(one)
+
+
+def check_fills(one: dict) -> None:
+    """Hold the last fills of a symbol against its orders and its position."""
+    assert 0 < len(one["fills"]) <= 20
+    orders = {order["cl_ord_id"]: order for order in one["orders"]}
+    for fill in one["fills"]:
+        assert set(fill) == FILL_FIELDS
+        assert DECIMAL.fullmatch(fill["price"])
+        assert RFC3339.fullmatch(fill["at"])
+        assert fill["symbol"] == one["symbol"]
+        if order := orders.get(fill["cl_ord_id"]):
+            assert fill["side"] == order["side"]
+            assert fill["qty"] <= order["cum_qty"]
+    assert [fill["at"] for fill in one["fills"]] == sorted(fill["at"] for fill in one["fills"])
+    assert len({fill["exec_id"] for fill in one["fills"]} - {""}) == len(one["fills"])
 
 
 def check_orders(daemon: Daemon) -> None:
