@@ -17,6 +17,7 @@ from reference.book import ReferenceBooks
 from replays import positions_of, realized_by_average_cost, replay
 
 from daemon.main import main
+from nimbus.feed.capture import CHUNK_SIZE
 from nimbus.messages import INTENT_NEW
 from nimbus.venue.generator import generate
 
@@ -84,6 +85,34 @@ def test_a_packed_capture_gives_the_same_journal(packed, small_day, tmp_path):
     text = f'[news]\nfile = "{tmp_path / "small.news.jsonl"}"\n'
     unpacked = replay(small_day, tmp_path / "plain", text).summary
     assert replay(path, tmp_path / "out", text).summary["journal_hash"] == unpacked["journal_hash"]
+
+
+@pytest.fixture(scope="module")
+def long_day(tmp_path_factory) -> pathlib.Path:
+    """Return a day of several chunks of decompressed data."""
+    path = tmp_path_factory.mktemp("long") / "long.pcap"
+    generate(path, 8, 160_000, 6)
+    assert path.stat().st_size > 2 * CHUNK_SIZE
+    return path
+
+
+@pytest.fixture(scope="module")
+def long_replay(long_day, tmp_path_factory):
+    return replay(long_day, tmp_path_factory.mktemp("long-out"))
+
+
+@pytest.mark.parametrize("packed", ["gz", "zst"])
+def test_a_packed_capture_of_many_chunks_gives_the_same_books_and_journal(
+    packed, long_day, long_replay, tmp_path
+):
+    plain = long_day.read_bytes()
+    path = tmp_path / f"long.pcap.{packed}"
+    path.write_bytes(gzip.compress(plain, 1) if packed == "gz" else zstandard.compress(plain, 1))
+    shutil.copy(long_day.with_suffix(".news.jsonl"), tmp_path / "long.news.jsonl")
+    found, wanted = replay(path, tmp_path / "out").summary, long_replay.summary
+    assert wanted["orders"] > 100
+    names = ("book_state_hash", "position_hash", "journal_hash", "journal_records", "messages", "packets")
+    assert {name: found[name] for name in names} == {name: wanted[name] for name in names}
 
 
 def test_a_packed_capture_finds_the_news_beside_it(small_day, small_replay, tmp_path):
