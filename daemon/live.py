@@ -20,6 +20,7 @@ import uvloop
 from aiohttp import web
 
 from daemon.admin.app import build
+from daemon.admin.fills import RecentFills
 from daemon.admin.views import SystemViews
 from daemon.config import Config
 from daemon.errors import CommandError, output_folder
@@ -27,13 +28,15 @@ from daemon.feed_watch import FeedWatch
 from daemon.fix_session import FixSession
 from daemon.logs import logger
 from daemon.outcome import write
-from daemon.player import create_player
 from daemon.pipeline import settle
+from daemon.player import create_player
 from daemon.progress import showing_compilation
 from daemon.run_journal import RunJournal
+from daemon.start_up import masked, terminable
 from daemon.system import System, segment_size
 from daemon.threads import HotLoop, create_loops, keep_off
 from daemon.warm import warm_up
+from daemon.wind_down import cancel_at_venue, cancel_working
 from nimbus.journal.segments import JournalError
 from nimbus.messages import DISARMED, HALTED, LAYOUT_VERSION
 from nimbus.orders.kill_switch import CONTROL, JOURNAL, OPERATOR
@@ -66,12 +69,14 @@ class Daemon:
         self.config, self.log = config, logger("control")
         self.folder = output_folder(pathlib.Path(config.run.folder))
         self.failure = ""  # why the run is not a success: its exit code is 1
-        self.segment = create_segment(config)
-        try:
-            self._build(capture)
-        except BaseException:
-            self.segment.unlink()
-            raise
+        with masked() as unmask:
+            self.segment = create_segment(config)
+            try:
+                unmask()
+                self._build(capture)
+            except BaseException:
+                self.segment.unlink()
+                raise
 
     def _build(self, capture: pathlib.Path | None) -> None:
         config = self.config
@@ -80,12 +85,14 @@ class Daemon:
         self.system.control["depths"] = 1
         if capture is not None:
             warm_up(self.system.pipeline)
-        elif self.system.venue:
-            settle(self.system.pipeline, 0)
+        else:
+            settle(self.system.pipeline, 0)  # compiled now; used when a loop has ended before its time
         self.journal = RunJournal(self.system, self.folder)
         self.system.control["drain_below"] = 0  # the control loop drains: the hot threads stay inside
         self.loops = self._loops(capture)
-        self.views = SystemViews(self.system, self.loops)
+        fills = RecentFills()
+        self.journal.writer.listener = fills.take
+        self.views = SystemViews(self.system, self.loops, fills)
         self.session = FixSession(self.system, self.folder, self.log) if self.system.transport else None
         self.watch = FeedWatch(self.system, self.log) if capture is None else None
         self.ended = asyncio.Event()
@@ -117,16 +124,32 @@ class Daemon:
         while True:
             await asyncio.sleep(self.config.run.drain_ms * _MS)
             try:
-                self.journal.writer.drain()
+                self.journal.drain()
             except JournalError as error:
                 self.failure = str(error)
                 self.system.orders.kill_switch.set(JOURNAL, HALTED)
                 self.log.error("journal_failed", error=str(error))  # noqa: TRY400  one line, no traceback
+                if self.system.capture is not None:  # live loops cancel by themselves
+                    await self._wind_down()
                 return
-            if not any(loop.thread.is_running for loop in self.loops) and not self.ended.is_set():
-                result = self.failure or str(self.loops[0].thread.result)
-                self.log.info("capture_ended", result=result)
+            ended = [loop.thread for loop in self.loops if not loop.thread.is_running]
+            if ended and not self.ended.is_set():
+                if any(thread.error is not None for thread in ended):
+                    await self._wind_down()
+                self.log.info("capture_ended", result=self.failure or str(ended[0].result))
                 self.ended.set()
+
+    async def _wind_down(self) -> None:
+        """Stop the hot threads, if any still runs, and cancel what works: trading is HALTED for good."""
+        request_stop(self.stop_word)
+        joined = [await asyncio.to_thread(loop.thread.join, JOIN_S) for loop in self.loops]
+        if all(joined):
+            open_before = self.system.orders.pool.open_count
+            if self.system.venue:
+                left = cancel_working(self.system)
+            else:
+                left = await cancel_at_venue(self.system, self.config.run.cancel_wait_ms * _MS)
+            self.log.warning("orders_cancelled", cancelled=open_before - left, left=left)
 
     async def _recalibrate(self) -> None:
         """Keep the loops' clocks true."""
@@ -151,7 +174,7 @@ class Daemon:
         """Arm the paper venue, freeze what Python holds, let the hot threads go."""
         config = self.config
         if config.venue.kind == "paper" or config.venue.is_paper:
-            self.system.arm("run", "the paper venue is armed at start")
+            self.journal.arm("run", "the paper venue is armed at start")
         else:
             self.system.announce()
         if config.run.lock_memory and (refused := try_lock_memory()):
@@ -221,11 +244,13 @@ class Daemon:
 def run(config: Config, capture: pathlib.Path | None) -> None:
     """Run the daemon until it is told to stop; raises CommandError when anything failed meanwhile."""
     set_switch_interval()
-    with showing_compilation():
-        daemon: Any = Daemon(config, capture)
-    try:
-        uvloop.run(daemon.main())
-    finally:
-        daemon.close()
+    with terminable() as check:
+        with showing_compilation():
+            daemon: Any = Daemon(config, capture)
+        try:
+            check()
+            uvloop.run(daemon.main())
+        finally:
+            daemon.close()
     if daemon.failure:
         raise CommandError(daemon.failure)

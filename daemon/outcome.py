@@ -129,6 +129,7 @@ def summarise(run: RunJournal) -> dict[str, Any]:
         "gaps": system.feed.gaps(),
         "refused": refused_of(system),
         "book_state_hash": f"{state_hash(system.books.state) & 0xFFFFFFFFFFFFFFFF:016x}",
+        "position_hash": f"{system.orders.position_hash() & 0xFFFFFFFFFFFFFFFF:016x}",
         "decisions": {name: strategy[f"tag_{name}"] for name in TAG_NAMES},
         "decision_reasons": system.strategy.model.counts(),
         "news_items": int(system.control["news_taken"]),

@@ -41,7 +41,7 @@ class Replay(RunJournal):
         The crank is turned by a thread, since a kernel that waits for the recorded time hears no signal: an
         interrupt sets the stop word, the journal is ended in good order, and KeyboardInterrupt goes on.
         """
-        self.system.arm("replay", "a replay arms the paper venue by itself")
+        self.arm("replay", "a replay arms the paper venue by itself")
         started = time.perf_counter()
         thread = HotThread("replay", self._whole, (progress,), self.system.control_addr)
         thread.start()
@@ -92,4 +92,4 @@ class Replay(RunJournal):
         if self.system.config.book.paranoid and (fault := check_books(self.system.books.state)):
             msg = f"books are not consistent: {FAULTS[fault]}"
             raise CommandError(msg)
-        self.writer.drain()
+        self.drain()

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from daemon.audit import Audit
 from daemon.errors import CommandError, writing
 from daemon.pipeline import settle
 from daemon.system import CONTROL_STREAM, System
@@ -47,7 +48,18 @@ class RunJournal:
             )
         except JournalError as error:
             raise CommandError(str(error)) from None
+        self.audit = Audit(system.orders, system.streams[CONTROL_STREAM])
         self.elapsed_s = 0.0
+
+    def arm(self, who: str, why: str) -> None:
+        """Arm the system, and journal the limits that hold from the start."""
+        self.system.arm(who, why)
+        self.audit.look(self.system.now_ns)
+
+    def drain(self) -> None:
+        """Move the journal's records to disk, and before them what the control loop has to tell."""
+        self.audit.look(self.system.now_ns)
+        self.writer.drain()
 
     @property
     def journal_hash(self) -> str:
@@ -72,6 +84,7 @@ class RunJournal:
             if step:  # again: what the rings had no room for before
                 cancel_all(system.orders.addr, 0, now_ns)
             settle(system.pipeline, now_ns)
+            self.audit.look(now_ns)
             self.writer.drain()
         self.end(now_ns)
 
@@ -85,6 +98,7 @@ class RunJournal:
         end["denials"] = counters["denied"]
         end["refused"] = sum(stream.refused for stream in system.streams)
         end["book_state_hash"] = state_hash(system.books.state)
+        end["position_hash"] = system.orders.position_hash()
         rows = system.orders.positions(system.books.symbol_text).values()
         end["realized_pnl"] = sum(row["realized_pnl_px4"] for row in rows)
         return end

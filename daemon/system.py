@@ -309,19 +309,22 @@ class System:
         """The logical clock."""
         return int(self.control["now_ns"])
 
-    def arm(self, who: str, why: str) -> None:
-        """Journal the start of the run and enter PAPER (replay and the paper venue arm themselves)."""
+    def announce(self) -> None:
+        """Journal the start of the run."""
         start = np.zeros(1, RUN_START.dtype)[0]
         start["seed"], start["epoch"] = self.config.seed, self.config.epoch
         start["layout_version"] = LAYOUT_VERSION
         start["config_digest"] = np.frombuffer(bytes.fromhex(config_hash(self.config)), np.uint8)
         start["model_digest"] = np.frombuffer(self.model.digest, np.uint8)
         start["code_digest"][:8] = np.frombuffer(bytes.fromhex(source_digest()), np.uint8)
+        self.streams[CONTROL_STREAM].append(RecordType.RUN_START, start, self.now_ns)
+
+    def arm(self, who: str, why: str) -> None:
+        """Journal the start of the run and enter PAPER (replay and the paper venue arm themselves)."""
+        self.announce()
         change = np.zeros(1, STATE_CHANGE.dtype)[0]
         change["old"], change["new"], change["who"], change["why"] = DISARMED, PAPER, who, why
-        control = self.streams[CONTROL_STREAM]
-        control.append(RecordType.RUN_START, start, self.now_ns)
-        control.append(RecordType.STATE_CHANGE, change, self.now_ns)
+        self.streams[CONTROL_STREAM].append(RecordType.STATE_CHANGE, change, self.now_ns)
         self.orders.kill_switch.set(OPERATOR, PAPER)
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from ringbuf.records import record
 
-LAYOUT_VERSION: Final = 1
+LAYOUT_VERSION: Final = 2
 
 # Sides, as FIX and ITCH spell them.
 BUY, SELL = ord("B"), ord("S")
@@ -133,7 +133,8 @@ BOOK_EVENT = record(
     u1  status      BOOK_* bits
     u1  short_sale  as in TOP_OF_BOOK
     u1  resting_side  side of the resting order that traded (B, S), 0 = not known; the aggressor is the other
-    2i8 pad         zero
+    i8  run         times the books had begun anew; what was known of a symbol is void when it rises
+    i8  pad         zero
     """,
 )
 
@@ -262,7 +263,7 @@ LIMITS = record(
     """
     i8  version         number of this set of limits, from 1
     i8  qty_max         R3: shares in one order
-    i8  lot_qty         R3: shares are a multiple of this
+    i8  lot_qty         R3: shares are a multiple of this, but for an order that closes all that is held
     i8  notional_max    R4: px x qty of one order
     i8  collar_bp       R5: distance from the reference price, basis points
     i8  rate_per_s      R9: orders a second

@@ -46,8 +46,9 @@ from ringbuf.segment import Segment
 from ringbuf.seqlock import cell_size, read
 from ringbuf.spsc import claim, create_ring, front, pop, publish, try_push
 from strategy.ask import answers, ask
-from strategy.contradiction import ContradictionEngine, item_of, reason_of, tag, tag_of
+from strategy.contradiction import ContradictionEngine, forget, item_of, reason_of, tag, tag_of
 from strategy.features import (
+    RUN_BEGAN,
     VECTOR_WRITTEN,
     Features,
     Normalisation,
@@ -199,8 +200,10 @@ def take(strategy: int, event: int, now_ns: int) -> int:
     _sweep(strategy, event, now_ns)
     engine, news = load_i64(strategy + _AT.engine), strategy + _HEAD_SIZE + _SCRATCH.news
     decides = load_u8(event + _EVENT.flags) & _DECIDES != 0
-    verdict = before = tag_of(engine, locate)
-    version = 0
+    before, version = tag_of(engine, locate), 0
+    if flags & RUN_BEGAN:
+        forget(engine, locate)
+    verdict = tag_of(engine, locate)
     if decides:
         version = _read_news(strategy, locate, news)
         bid_px, ask_px = load_i64(event + _EVENT.bid_px), load_i64(event + _EVENT.ask_px)

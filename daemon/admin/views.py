@@ -6,11 +6,12 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
+from daemon.admin.fills import RecentFills, Trade
 from daemon.admin.text import average_px, money, time_text
 from daemon.config import config_hash
 from daemon.system import System
 from daemon.threads import HotLoop
-from nimbus.messages import BUY, TOP_OF_BOOK
+from nimbus.messages import BUY, TAG_NAMES, TOP_OF_BOOK
 from ringbuf.jit import source_digest
 from ringbuf.seqlock import cell_size
 from ringbuf.seqlock import read as read_cell
@@ -22,8 +23,8 @@ _MS: Final = 1_000_000
 class SystemViews:
     """Reads of one system; everything here runs on the control loop and writes nothing."""
 
-    def __init__(self, system: System, loops: Sequence[HotLoop]) -> None:
-        self._system, self._loops = system, tuple(loops)
+    def __init__(self, system: System, loops: Sequence[HotLoop], fills: RecentFills) -> None:
+        self._system, self._loops, self._fills = system, tuple(loops), fills
         self._top_addr = system.segment.allocate("admin.top", TOP_OF_BOOK.size)
         self._top: Any = system.segment.array("admin.top", TOP_OF_BOOK)[0]
         self._started_ns = time.monotonic_ns()
@@ -93,12 +94,30 @@ class SystemViews:
         }
 
     def position(self, symbol: str) -> dict[str, Any] | None:
-        """One known symbol with its last orders; None for a symbol the feed has not announced."""
+        """One known symbol with its last orders and fills; None for one the feed has not announced."""
         locate = self._system.books.locate_of(symbol)
         if locate < 0:
             return None
         mine = [order for order in self.orders() if order["symbol"] == symbol]
-        return self._position(symbol, locate) | {"orders": mine[-_SYMBOL_ORDERS_MAX:]}
+        return self._position(symbol, locate) | {
+            "orders": mine[-_SYMBOL_ORDERS_MAX:],
+            "fills": [self._fill(symbol, trade) for trade in self._fills.last(locate)],
+        }
+
+    def _fill(self, symbol: str, trade: Trade) -> dict[str, Any]:
+        order = self._system.orders.pool.taken[trade.order - 1]
+        return {
+            "exec_id": trade.exec_id,
+            "cl_ord_id": bytes(order["cl_ord_id"]).decode("ascii"),
+            "symbol": symbol,
+            "side": "buy" if trade.side == BUY else "sell",
+            "qty": trade.qty,
+            "price": money(trade.px),
+            "liquidity": trade.liquidity,
+            "strategy": trade.strategy,
+            "contradiction": TAG_NAMES[int(order["tag"])],
+            "at": time_text(trade.now_ns),
+        }
 
     def orders(self) -> list[dict[str, Any]]:
         """Every order of the day, oldest first."""

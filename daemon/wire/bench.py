@@ -23,7 +23,16 @@ from daemon.config import Config
 from daemon.errors import CommandError
 from daemon.exchange_config import ExchangeConfig
 from daemon.namespaces import VethPair
-from daemon.wire.pair import DAEMON, START_S, STOP_S, VENUE, daemon_config, start_daemon, start_venue, venue_config
+from daemon.wire.pair import (
+    DAEMON,
+    START_S,
+    STOP_S,
+    VENUE,
+    daemon_config,
+    start_daemon,
+    start_venue,
+    venue_config,
+)
 from ringbuf.affinity import usable_cores
 
 SINK_PORT: Final = 26_499

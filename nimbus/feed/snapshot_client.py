@@ -1,3 +1,6 @@
 class SnapshotClient:
-    def __init__(self, *a, **k): pass
-    async def run(self): pass
+    def __init__(self, *a, **k):
+        pass
+
+    async def run(self):
+        pass

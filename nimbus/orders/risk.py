@@ -256,6 +256,18 @@ def _collar(risk: int, top: int, position: int, intent: int) -> int:
 
 
 @inlined
+def _closes_all(position: int, intent: int) -> bool:
+    """Say whether an order, with those that are open on its side, closes exactly what is held.
+
+    It only reduces, whatever is filled of it: R3 asks no whole lots of it, else an odd lot were for ever.
+    """
+    held, qty = load_i64(position + _POSITION.position_qty), load_i64(intent + _INTENT.qty)
+    if load_u8(intent + _INTENT.side) == BUY:
+        return held < 0 < qty and held + load_i64(position + _POSITION.open_buy_qty) + qty == 0
+    return held > 0 and qty > 0 and held - load_i64(position + _POSITION.open_sell_qty) - qty == 0
+
+
+@inlined
 def _position_checks(risk: int, position: int, intent: int, state: int) -> int:
     """R2 and R11: the position if every open order on the intent's side and this one were filled."""
     held, qty = load_i64(position + _POSITION.position_qty), load_i64(intent + _INTENT.qty)
@@ -302,7 +314,8 @@ def check(risk: int, intent: int, now_ns: int) -> int:
     if of_symbol >= _limit(risk, _LIMITS.symbol_open_orders_max):
         return _deny(risk, OPEN_ORDERS, of_symbol, _limit(risk, _LIMITS.symbol_open_orders_max))
     lot = max(_limit(risk, _LIMITS.lot_qty), 1)
-    if qty < lot or qty > _limit(risk, _LIMITS.qty_max) or qty % lot:
+    is_odd = qty < lot or qty % lot != 0
+    if qty > _limit(risk, _LIMITS.qty_max) or (is_odd and not _closes_all(position, intent)):
         return _deny(risk, QTY, qty, _limit(risk, _LIMITS.qty_max))
     notional = qty * load_i64(intent + _INTENT.px)
     if notional > _limit(risk, _LIMITS.notional_max):
@@ -364,6 +377,10 @@ class Limits:
     def version(self) -> int:
         """Number of this set of limits, 0 = none yet."""
         return int(self._row[0]["version"])
+
+    def raw(self) -> bytes:
+        """Return the LIMITS record that is in force, for the journal."""
+        return bytes(self._row[0].tobytes())
 
     def values(self) -> dict[str, Any]:
         """Return the set that is in force."""

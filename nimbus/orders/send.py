@@ -39,7 +39,6 @@ from nimbus.orders.pool import (
 from nimbus.orders.positions import add_open, add_open_orders
 from nimbus.orders.risk import (
     COLLAR,
-    FIELD_CAUSE,
     FIELD_KIND,
     FIELD_ORDER,
     FIELD_TEXT,
@@ -194,7 +193,7 @@ def send_cancel(orders: int, number: int, decision: int, cause_seq: int, now_ns:
         return SESSION_DOWN
     pool, codec = load_i64(orders + _ORDERS.pool), load_i64(orders + _ORDERS.codec)
     if not next_cancel_id(pool, order + _ORDER.cancel_id, cause_seq):
-        _observe(orders, FIELD_CAUSE)
+        _observe(orders, FIELD_TEXT)
         return INSANE
     seq = load_i64(orders + _ORDERS.next_seq)
     size = encode_cancel(codec, wire + _WIRE.bytes, order, seq, now_ns)

@@ -49,11 +49,12 @@ ORDERS = record(
     i8  overfills       alarm: booked beyond the order's quantity (X6)
     i8  mismatches      alarm: CumQty or LeavesQty reported is not ours (X9)
     i8  unbooked        alarm: execution outside the range of positions; trips the kill switch
+    i8  unremembered    alarm: booked while the table of executions was full
     i8  fills_lost      FILL records the strategy's ring refused
     i8  unjournaled     denials the journal refused
     i8  stalls          times the journal had no room for an execution; it stays in the ring
     26i8 denied_by_reason  denials by Reason
-    6i8 pad2            zero
+    5i8 pad2            zero
     64u1 fill           the FILL record being made
     576u1 payload       the journal payload being made
     """,
@@ -68,8 +69,20 @@ COUNTERS: Final = tuple(
 )
 ALARMS: Final = (
     "unreadable", "conflicts", "unknown_orders", "refused", "late_trades", "overfills", "mismatches",
-    "unbooked",
+    "unbooked", "unremembered",
 )  # fmt: skip
+# What each means in the journal's ALARM records; code there is the place in ALARMS, from 1: append only.
+ALARM_TEXTS: Final = {
+    "unreadable": "a message could not be parsed or lacks what is needed",
+    "conflicts": "an ExecID came again with other contents",
+    "unknown_orders": "a report names no order of ours",
+    "refused": "a report does not fit the state of its order",
+    "late_trades": "a trade was booked after its order had ended",
+    "overfills": "more was traded than ordered",
+    "mismatches": "the venue's quantities are not ours",
+    "unbooked": "a trade leaves the range of positions and is not booked",
+    "unremembered": "a trade was booked while no more ExecIDs can be kept",
+}
 CUM_QTY_MAX: Final = POSITION_QTY_MAX  # of one order, overfills included
 
 
