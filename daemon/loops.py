@@ -17,7 +17,6 @@ from collections import namedtuple
 from typing import Final
 
 from daemon.pipeline import (
-    BATCH_MAX,
     CONTROL,
     STOPPED,
     Pipeline,
@@ -30,7 +29,7 @@ from daemon.pipeline import (
 )
 from nimbus.feed.source import next_of
 from nimbus.journal.log import free_slots
-from nimbus.market import fetch, pass_time, take_packet
+from nimbus.market import BATCH_MAX, fetch, pass_time, take_packet
 from nimbus.orders.link import transport_work
 from nimbus.orders.reports import receive
 from nimbus.venue.paper import receive as venue_receive

@@ -87,7 +87,7 @@ class VethPair:
         _run(self.command(side, command))
 
     def start(self, side: int, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-        """Start a process in a namespace; the venue's keep to the first core, and leave the daemon's alone."""
+        """Start a process in a namespace; the venue's keep to the first core."""
         before = os.sched_getaffinity(0)
         if side == 0:
             os.sched_setaffinity(0, {min(before)})  # inherited

@@ -34,7 +34,7 @@ def create_player(
             if status == STOPPED:
                 return "stopped"
             try:
-                if status == NEED_INPUT and not system.source.refill():
+                if status == NEED_INPUT and not system.refill():
                     if at_end:
                         return "end of capture"
                     close_input(system.market)

@@ -83,7 +83,7 @@ class Replay(RunJournal):
                 progress.update(int(system.control["heartbeat"]) - done)
                 done = int(system.control["heartbeat"])
             self.stopped = status == STOPPED
-            if self.stopped or (status == NEED_INPUT and not system.source.refill()):
+            if self.stopped or (status == NEED_INPUT and not system.refill()):
                 return
             assert status in (NEED_INPUT, NEED_DRAIN)
 

@@ -293,6 +293,10 @@ class System:
         self.strategy.head["clock"] = self.clock.addr
         self.strategy.head["inference_ns"] = self.histograms["inference"].addr
 
+    def refill(self) -> bool:
+        """Bring the next chunk of the capture; False at its end.  Raises CaptureError."""
+        return isinstance(self.source, CaptureSource) and self.source.refill()
+
     def close(self) -> None:
         """Close the capture; nothing may turn the crank any more, everything else can still be read."""
         self.source.close()

@@ -1,7 +1,7 @@
 """The echo as a process of the daemon's namespace: the floor that tick-to-trade is held against.
 
-python -m daemon.wire.echo INTERFACE GROUP:PORT SINK:PORT EVERY CORE: says "ready" on stdout, answers one packet
-in EVERY on a pinned thread until SIGTERM, and then says how many.
+python -m daemon.wire.echo INTERFACE GROUP:PORT SINK:PORT EVERY CORE: says "ready" on stdout, answers one
+packet in EVERY on a pinned thread until SIGTERM, and then says how many.
 """
 
 from __future__ import annotations

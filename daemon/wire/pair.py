@@ -74,7 +74,7 @@ class Process:
                         yield event
 
     def wait_for(self, event: str, timeout_s: float) -> dict[str, Any]:
-        """Wait for a log event.  Raises CommandError when the process ends, or time is up, before it comes."""
+        """Wait for a log event.  Raises CommandError when the process ends, or time is up, before."""
         until = time.monotonic() + timeout_s
         while time.monotonic() < until:
             for found in self.events():
@@ -111,7 +111,7 @@ def start_venue(pair: VethPair, folder: pathlib.Path, config: ExchangeConfig) ->
 
 
 def start_daemon(pair: VethPair, folder: pathlib.Path, config: Config) -> Process:
-    """Start the daemon of a configuration; `started` and `admin` of that event tell when and where it answers."""
+    """Start the daemon of a configuration; its event `started` says where it answers."""
     path = folder / "daemon.toml"
     path.write_text(to_toml(config), encoding="utf-8")
     return Process(pair, DAEMON, ["daemon.main", "run", "--config", str(path)], folder / "daemon.log")

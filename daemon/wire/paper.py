@@ -67,6 +67,11 @@ class Endpoint:
         return found
 
 
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def report_line(endpoint: Endpoint, elapsed_s: float) -> str:
     """Return one line of the live report."""
     seen = endpoint.metrics()
@@ -83,11 +88,11 @@ def report_line(endpoint: Endpoint, elapsed_s: float) -> str:
 
 
 def _watch(daemon: Process, endpoint: Endpoint, seconds: float) -> None:
-    print(_HEAD)
+    _say(_HEAD)
     began = time.monotonic()
     while (elapsed_s := time.monotonic() - began) < seconds and daemon.process.poll() is None:
         time.sleep(min(1.0, seconds - elapsed_s))
-        print(report_line(endpoint, time.monotonic() - began), flush=True)
+        _say(report_line(endpoint, time.monotonic() - began))
 
 
 def paper(seconds: float, changes: dict[str, Any], speed: float, folder: pathlib.Path, base: Config) -> None:
@@ -104,7 +109,7 @@ def paper(seconds: float, changes: dict[str, Any], speed: float, folder: pathlib
             started = daemon.wait_for("started", START_S)
             join_namespace(pair.names[DAEMON])
             host, port = started["admin"][:2]
-            print(f"venue and daemon are joined by {' - '.join(pair.interfaces)}; logs in {folder}")
+            _say(f"venue and daemon are joined by {' - '.join(pair.interfaces)}; logs in {folder}")
             _watch(daemon, Endpoint(host, port), seconds)
         finally:
             daemon.stop()
@@ -114,13 +119,13 @@ def paper(seconds: float, changes: dict[str, Any], speed: float, folder: pathlib
 
 def _compare(client: str, venue: dict[str, Any], ours: dict[str, Any]) -> None:
     """Print both sides' orders, fills and positions; they must be equal."""
-    print(f"orders  venue {venue['orders']:,}  daemon {ours['orders']:,}")
-    print(f"fills   venue {venue['fills']:,}  daemon {ours['fills']:,}")
+    _say(f"orders  venue {venue['orders']:,}  daemon {ours['orders']:,}")
+    _say(f"fills   venue {venue['fills']:,}  daemon {ours['fills']:,}")
     booked = venue["positions"].get(client, {})
     theirs = {symbol: row["qty"] for symbol, row in booked.items() if row["qty"]}
     mine = {symbol: row["qty"] for symbol, row in ours["positions"].items() if row["qty"]}
     for symbol in sorted(theirs | mine):
-        print(f"  {symbol:<8} venue {theirs.get(symbol, 0):>8,}  daemon {mine.get(symbol, 0):>8,}")
+        _say(f"  {symbol:<8} venue {theirs.get(symbol, 0):>8,}  daemon {mine.get(symbol, 0):>8,}")
     if theirs != mine or venue["orders"] != ours["orders"] or venue["fills"] != ours["fills"]:
         msg = "venue and daemon do not agree"
         raise CommandError(msg)

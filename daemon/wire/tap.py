@@ -4,8 +4,8 @@ Both stamps are the same kernel's, taken at the same interface.  An order's ClOr
 number of the message behind it, so the pairs are exact; what finds no partner is counted, and so are frames
 that the tap itself dropped.  Market data is known by its ports, orders by the acceptor's port.
 
-Run as a process of the venue's namespace: python -m daemon.wire.tap INTERFACE MARKET_PORT ORDER_PORT OUT.json;
-it says "ready" on stdout, and ends at SIGTERM.
+Run as a process of the venue's namespace, python -m daemon.wire.tap INTERFACE MARKET_PORT ORDER_PORT
+OUT.json, it says "ready" on stdout, and ends at SIGTERM.
 """
 
 from __future__ import annotations
