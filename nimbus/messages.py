@@ -343,7 +343,7 @@ WIRE = record(
 )
 
 # SESSION_OUT.command: what the control loop wants of the connection.
-OUT_NUMBERS, OUT_OPEN, OUT_SEND, OUT_ESTABLISH, OUT_CLOSE = 1, 2, 3, 4, 5
+OUT_NUMBERS, OUT_OPEN, OUT_SEND, OUT_ESTABLISH, OUT_RELEASE, OUT_CLOSE = 1, 2, 3, 4, 5, 6
 
 SESSION_BYTES_MAX: Final = 960
 SESSION_IN = record(
@@ -364,7 +364,7 @@ SESSION_IN = record(
 SESSION_OUT = record(
     "SESSION_OUT",
     f"""
-    i8  command     OUT_NUMBERS, OUT_OPEN, OUT_SEND, OUT_ESTABLISH, OUT_CLOSE
+    i8  command     OUT_NUMBERS, OUT_OPEN, OUT_SEND, OUT_ESTABLISH, OUT_RELEASE, OUT_CLOSE
     i8  fd          OUT_OPEN: the connected socket
     i8  next_in     OUT_NUMBERS: next incoming number
     i8  next_out    OUT_NUMBERS: next outgoing number

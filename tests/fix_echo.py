@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -41,6 +42,10 @@ class EchoAcceptor:
         self.port = self._listener.getsockname()[1]
         self.sessions: list[Session] = []
         self.handle: Callable[[Session, Message, set[str], int], None] = echo
+        self.is_refusing = False  # connections are closed at once
+        self.is_mute = False  # nothing is written
+        self.swallow = 0  # this many more application messages do not reach the wire
+        self._connections: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._stop = threading.Event()
         self._start(self._accept)
@@ -57,6 +62,10 @@ class EchoAcceptor:
                 connection, _ = self._listener.accept()
             except TimeoutError:
                 continue
+            if self.is_refusing:
+                connection.close()
+                continue
+            self._connections.append(connection)
             self._start(self._serve, connection)
 
     def _serve(self, connection: socket.socket) -> None:
@@ -65,7 +74,7 @@ class EchoAcceptor:
         session, seen = Session(self.settings, self.stores), set[str]()
         self.sessions.append(session)
         session.connected(time.time_ns())
-        with connection:
+        with connection, contextlib.suppress(ConnectionError):
             while not (session.is_closed or self._stop.is_set()):
                 try:
                     data = connection.recv(65_536)
@@ -74,12 +83,29 @@ class EchoAcceptor:
                     session.received(data, time.time_ns())
                 except TimeoutError:
                     session.tick(time.time_ns())
-                except ConnectionError:
-                    break
-                for message in session.messages():
-                    self.handle(session, message, seen, time.time_ns())
-                connection.sendall(session.take_output())
+                self._answer(connection, session, seen)
         session.disconnected(time.time_ns())
+
+    def _answer(self, connection: socket.socket, session: Session, seen: set[str]) -> None:
+        self._write(connection, session)
+        for message in session.messages():
+            self.handle(session, message, seen, time.time_ns())
+            if self.swallow and message.msg_type == "D":
+                session.take_output()
+                self.swallow -= 1
+        self._write(connection, session)
+
+    def _write(self, connection: socket.socket, session: Session) -> None:
+        data = session.take_output()
+        if not self.is_mute:
+            connection.sendall(data)
+
+    def drop(self) -> None:
+        """Cut every connection without a word."""
+        for connection in self._connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self._connections.clear()
 
     def close(self) -> None:
         self._stop.set()

@@ -14,7 +14,7 @@ from nimbus.fix.message import Address, Message, encode, fields, stamp
 from nimbus.fix.settings import Role, SessionSettings
 from nimbus.fix.table import Event
 from nimbus.fix.transport_owner import SessionIn
-from nimbus.messages import OUT_CLOSE, OUT_ESTABLISH, OUT_OPEN, OUT_SEND, WIRE
+from nimbus.messages import OUT_CLOSE, OUT_ESTABLISH, OUT_OPEN, OUT_RELEASE, OUT_SEND, WIRE
 from nimbus.orders.agent import receive
 from nimbus.orders.link import create_transport, transport_work
 from ringbuf.spsc import claim, publish
@@ -88,6 +88,7 @@ class LinkRig(Rig):
         (event,) = self.transport.events()
         assert event.event in (Event.LOGON, Event.LOGON_HIGH)
         self.transport.command(OUT_ESTABLISH)
+        self.transport.command(OUT_RELEASE)
         self.work()
         self.orders.log_on()
         assert self.transport.phase == "up"

@@ -13,7 +13,16 @@ from fix_link_rig import NOW, LinkRig, from_venue, logon
 from nimbus.fix.message import fields
 from nimbus.fix.table import Event
 from nimbus.fix.transport_layout import LINK_DOWN, LINK_GAP
-from nimbus.messages import HALTED, IN_DOUBT, PENDING_CANCEL, SESSION_BYTES_MAX, WIRE_BYTES_MAX
+from nimbus.messages import (
+    HALTED,
+    IN_DOUBT,
+    OUT_ESTABLISH,
+    OUT_RELEASE,
+    OUT_SEND,
+    PENDING_CANCEL,
+    SESSION_BYTES_MAX,
+    WIRE_BYTES_MAX,
+)
 from nimbus.orders import kill_switch, risk
 from nimbus.orders.risk import Reason
 
@@ -109,7 +118,7 @@ def test_a_password_does_not_stay_in_shared_memory(up):
 
 def test_a_session_message_that_is_too_long_is_refused_where_it_is_made(up):
     with pytest.raises(ValueError, match="does not fit"):
-        up.transport.command(3, body=b"x" * (SESSION_BYTES_MAX + 1))
+        up.transport.command(OUT_SEND, body=b"x" * (SESSION_BYTES_MAX + 1))
 
 
 # ---------------------------------------------------------------- in
@@ -121,7 +130,7 @@ def test_nothing_behind_the_logon_is_taken_before_the_session_is_established(rig
     assert (event.seq, event.next_in, event.message.text(108)) == (1, 2, "30")
     rig.no_events()
     assert rig.arrived() == []
-    rig.transport.command(4)
+    rig.transport.command(OUT_ESTABLISH)
     rig.wait(Event.HEARTBEAT)
     assert rig.arrived() == [report(2)]
 
@@ -218,6 +227,42 @@ def test_a_resend_request_above_a_gap_is_passed_on_at_once(up):
     up.peer.sendall(from_venue("2", 9, (7, 1), (16, 0)))
     (event,) = up.wait(Event.RESEND_REQUEST_HIGH)
     assert (event.next_in, event.highest) == (2, 9)
+
+
+def test_no_order_leaves_while_a_resend_request_waits_for_its_answer(up):
+    up.peer.sendall(from_venue("2", 2, (7, 1), (16, 0)))
+    up.wait(Event.RESEND_REQUEST)
+    assert up.send() == Reason.SESSION
+    assert up.orders.last_denial() == (risk.RESENDING, 0)
+    up.session_message("4", b"123=Y\x01", seq=1)
+    up.work()
+    assert up.send() == 0
+
+
+def test_a_gap_fill_of_ours_puts_unanswered_requests_in_doubt(up):
+    assert [up.send(), up.send(), up.send()] == [0, 0, 0]
+    up.reports(1, "0", "0")
+    up.reports(2, "0", "0")
+    assert up.cancel(2) == 0
+    up.session_message("4", b"123=Y\x01", seq=1)
+    up.work()
+    assert [up.order(n)["pending"] & (IN_DOUBT | PENDING_CANCEL) for n in (1, 2, 3)] == [
+        0,
+        IN_DOUBT,
+        IN_DOUBT,
+    ]
+
+
+def test_orders_wait_for_the_release_that_follows_what_was_filled(rig):
+    rig.arm()
+    rig.peer.sendall(logon())
+    rig.wait(Event.LOGON)
+    rig.transport.command(OUT_ESTABLISH)
+    rig.work()
+    assert rig.send() == Reason.SESSION
+    rig.transport.command(OUT_RELEASE)
+    rig.work()
+    assert rig.send() == 0
 
 
 def test_a_repeat_is_ignored_and_a_low_number_is_told(up):

@@ -106,6 +106,9 @@ class Port(Protocol):
     def establish(self) -> None:
         """Let what follows the peer's Logon be processed."""
 
+    def release(self) -> None:
+        """Let orders out."""
+
     def reset(self, next_in: int) -> None:
         """Set the outgoing number to 1, the incoming one to next_in, and forget what was sent."""
 
@@ -114,10 +117,15 @@ class Port(Protocol):
 
 
 class Engine:
-    """One session: its state and timers.  `on` takes an event, `tick` the time."""
+    """One session: its state and timers.  `on` takes an event, `tick` the time.
 
-    def __init__(self, settings: SessionSettings, port: Port) -> None:
-        self.settings, self._port = settings, port
+    settle: an order sender waits, after Logon, for the answer to a TestRequest.  What the peer wants sent
+    again it has asked for by then, so no GapFill of ours can run over a new order.
+    """
+
+    def __init__(self, settings: SessionSettings, port: Port, *, settle: bool = False) -> None:
+        self.settings, self._port, self._settle = settings, port, settle
+        self.is_settled = not settle
         self.state = State.CLOSED
         self.notices: deque[Notice] = deque(maxlen=NOTICES_MAX)
         self.heartbeat_ns = to_ns(settings.heartbeat_s)
@@ -129,6 +137,7 @@ class Engine:
         self._since_ns = 0  # when the state was entered
         self._deadline_ns = 0  # of LOGOUT_SENT and CLOSING
         self._test_ns = 0  # when our open TestRequest went out, 0 = none is open
+        self._probed_ns = 0  # when the TestRequest behind the Logon went out
         self._asked_ns, self._asked_to, self._asked_from, self._tries = 0, 0, 0, 0
 
     # ---------------------------------------------------------------- events
@@ -193,7 +202,10 @@ class Engine:
             return Event.SILENCE
         if now_ns - self._port.sent_ns >= self.heartbeat_ns and not self._test_ns:
             return Event.HEARTBEAT_DUE
-        return self._gap_event(now_ns) if state is State.RECOVERING else Event.NONE
+        if state is State.RECOVERING:
+            return self._gap_event(now_ns)
+        is_late = not self.is_settled and now_ns - self._probed_ns >= to_ns(self.settings.logon_timeout_s)
+        return Event.UNSETTLED if is_late else Event.NONE
 
     def _gap_event(self, now_ns: int) -> Event:
         next_in = self._port.next_in
@@ -248,6 +260,18 @@ class Engine:
         self._port.establish()
         self._tell(Kind.LOGGED_ON)
 
+    def _do_probe(self) -> None:
+        """Ask for a sign that the peer has dealt with our Logon; after what it has to resend, in order."""
+        if not self.is_settled:
+            self._probed_ns = self._now_ns
+            self._do_test()
+
+    def _do_settle(self) -> None:
+        is_answer = self._message.text(tags.TEST_REQ_ID) == self.settings.test_req_id
+        if is_answer and not self.is_settled:
+            self.is_settled = True
+            self._port.release()
+
     def _do_reset(self) -> None:
         self._port.reset(2)  # the Logon that asks for it has number 1
 
@@ -298,6 +322,7 @@ class Engine:
             return
         self._port.resend(first, last if last < self._port.next_out else 0, self._now_ns)
         self._tell(Kind.RESENT, f"{first} to {last}")
+        self._do_probe()  # the last one may lie in what was just filled
 
     def _do_reject(self) -> None:
         self._reject(*REJECTS[self._event])

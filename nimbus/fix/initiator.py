@@ -26,7 +26,7 @@ from nimbus.fix.table import Event, State
 from nimbus.fix.tags import GAP_FILL_FLAG
 from nimbus.fix.transport_layout import DOWN
 from nimbus.fix.transport_owner import SessionIn, Transport
-from nimbus.messages import OUT_CLOSE, OUT_ESTABLISH, OUT_OPEN, OUT_SEND
+from nimbus.messages import OUT_CLOSE, OUT_ESTABLISH, OUT_OPEN, OUT_RELEASE, OUT_SEND
 
 _GAP_FILL_BODY: Final = fields([(GAP_FILL_FLAG, "Y")])
 _ON: Final = (State.ACTIVE, State.RECOVERING)
@@ -99,8 +99,12 @@ class RingPort:
         """Nothing to do: the kernel has delivered it."""
 
     def establish(self) -> None:
-        """Let orders out, and what is behind the Logon in."""
+        """Let what is behind the Logon in."""
         self._command(OUT_ESTABLISH)
+
+    def release(self) -> None:
+        """Let orders out, behind every GapFill that was written before."""
+        self._command(OUT_RELEASE)
 
     def reset(self, next_in: int) -> None:
         """Begin the numbers again."""
@@ -135,7 +139,7 @@ class Initiator:
         self._clock, self._poll_s = clock, poll_s
         self._numbers = Reservation(numbers)
         self._port = RingPort(transport)
-        self._engine = Engine(transport.settings, self._port)
+        self._engine = Engine(transport.settings, self._port, settle=True)
         self._stopping, self._released = asyncio.Event(), asyncio.Event()
         self._socket: socket.socket | None = None
         self._is_in_force = False  # the orders loop works with our numbers
@@ -146,6 +150,11 @@ class Initiator:
     def state(self) -> State:
         """Where the session stands."""
         return self._engine.state
+
+    @property
+    def is_trading(self) -> bool:
+        """Whether orders may leave, as far as the session is concerned."""
+        return self._engine.is_settled and self._engine.state in _ON
 
     @property
     def is_held(self) -> bool:
@@ -234,7 +243,7 @@ class Initiator:
 
     async def _serve(self, descriptor: int) -> None:
         """Run one connection until the orders loop has let go of it."""
-        self._engine = engine = Engine(self._transport.settings, self._port)
+        self._engine = engine = Engine(self._transport.settings, self._port, settle=True)
         reset = self._transport.settings.reset
         engine.is_reset_asked = reset is Reset.ALWAYS or (reset is Reset.AGREED and self.is_new_day)
         self._port.open(descriptor)
@@ -292,7 +301,7 @@ class Initiator:
     def _note(self) -> None:
         """Write the words of the orders agent, save the numbers, pass the notices on."""
         state = self._engine.state
-        self._desk.log_on(logged_on=state in _ON)
+        self._desk.log_on(logged_on=self.is_trading)
         self._desk.set_resending(resending=state is State.RECOVERING)
         self._save()
         while self._engine.notices:

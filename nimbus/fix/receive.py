@@ -21,6 +21,7 @@ from nimbus.fix.header import (
     HEADER,
     LOGON_HIGH,
     NO_SEQ,
+    RESEND_REQUEST,
     RESEND_REQUEST_HIGH,
     RESET,
     SEEN,
@@ -31,9 +32,6 @@ from nimbus.fix.header import (
 from nimbus.fix.sockets import RECV_FLAGS, errno_now, is_busy, socket_recv
 from nimbus.fix.table import Event
 from nimbus.fix.transport_layout import (
-    LINK_DOWN,
-    LINK_GAP,
-    LINK_UP,
     OPEN,
     RX_SIZE,
     TRANSPORT,
@@ -126,9 +124,7 @@ def _close_gap(transport: int, now_ns: int) -> None:
         if load_i64(transport + _T.next_in) > load_i64(transport + _T.highest):
             store_i64(transport + _T.gap_told, 0)
             push_event(transport, _GAP_FILLED, 0, 0, now_ns)
-            set_link(transport, LINK_UP)
-        else:
-            set_link(transport, LINK_GAP)
+        set_link(transport)
 
 
 @kernel
@@ -160,6 +156,9 @@ def _take(transport: int, at: int, size: int, now_ns: int) -> bool:
     elif event != APPLICATION:
         if event == BAD_TIME_TAKEN:
             count(transport, _T.times_off)
+        elif event == RESEND_REQUEST or event == RESEND_REQUEST_HIGH:
+            store_i64(transport + _T.resend_owed, 1)  # no new order until it is answered
+            set_link(transport)
         push_event(transport, event, at, size, now_ns)
     _close_gap(transport, now_ns)
     return True
@@ -238,7 +237,7 @@ def _receive_bytes(transport: int, now_ns: int) -> None:
         store_i64(transport + _T.recv_at_ns, now_ns + load_i64(transport + _T.poll_ns))
         return
     store_i64(transport + _T.recv_errno, _CLOSED if is_busy(reason) else reason)
-    set_link(transport, LINK_DOWN)
+    set_link(transport)
 
 
 @inlined

@@ -176,6 +176,9 @@ class Session:
     def establish(self) -> None:
         """Nothing waits for it here."""
 
+    def release(self) -> None:
+        """Nothing was held here."""
+
     def reset(self, next_in: int) -> None:
         """Begin the numbers again."""
         self._numbers.reset()

@@ -75,6 +75,7 @@ class Event(IntEnum):
     DEAD = 56  # nothing received for 2.4 x HeartBtInt
     CHUNK_FILLED = 57  # the range asked for has come, the gap reaches further (S35)
     GAP_LOST = 58  # asked several times, and the gap is still open
+    UNSETTLED = 59  # the TestRequest behind our Logon was not answered
     # Ours.
     STOP = 60
 
@@ -105,9 +106,9 @@ AWAITING_LOGON:
     STOP                 close                     CLOSED
 
 LOGON_SENT:
-    LOGON                establish                 ACTIVE
-    LOGON_HIGH           establish ask             RECOVERING
-    LOGON_RESET          establish                 ACTIVE
+    LOGON                establish probe           ACTIVE
+    LOGON_HIGH           establish ask probe       RECOVERING
+    LOGON_RESET          establish probe           ACTIVE
     LOGON_LOW            hold log_out              CLOSING
     LOGON_BAD            log_out                   CLOSING
     LOGOUT               refused close             CLOSED
@@ -127,7 +128,7 @@ LOGON_SENT:
 ACTIVE RECOVERING:
     LOGON_RESET          reset answer_logon        ACTIVE
     LOGON_BAD            log_out                   CLOSING
-    HEARTBEAT            .                         .
+    HEARTBEAT            settle                    .
     TEST_REQUEST         answer_test               .
     RESEND_REQUEST       resend                    .
     LOGOUT               answer_logout close       CLOSED
@@ -150,6 +151,7 @@ ACTIVE RECOVERING:
     HEARTBEAT_DUE        heartbeat                 .
     SILENCE              test                      .
     DEAD                 timed_out close           CLOSED
+    UNSETTLED            timed_out log_out         CLOSING
     STOP                 log_out                   LOGOUT_SENT
 
 ACTIVE:
@@ -159,7 +161,7 @@ ACTIVE:
 RECOVERING:
     TOO_HIGH             .                         .
     RESEND_REQUEST_HIGH  resend                    .
-    GAP_FILLED           recovered                 ACTIVE
+    GAP_FILLED           recovered probe           ACTIVE
     CHUNK_FILLED         ask                       .
     RESEND_TIMEOUT       ask                       .
     GAP_LOST             log_out                   CLOSING

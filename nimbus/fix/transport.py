@@ -21,9 +21,6 @@ from nimbus.fix.table import Event
 from nimbus.fix.tags import MSG_SEQ_NUM_MAX
 from nimbus.fix.transport_layout import (
     DOWN,
-    LINK_DOWN,
-    LINK_GAP,
-    LINK_UP,
     LOST,
     OPEN,
     TRANSPORT,
@@ -36,6 +33,7 @@ from nimbus.messages import (
     OUT_ESTABLISH,
     OUT_NUMBERS,
     OUT_OPEN,
+    OUT_RELEASE,
     OUT_SEND,
     SESSION_BYTES_MAX,
     SESSION_IN,
@@ -55,6 +53,7 @@ _T, _WIRE, _OUT, _IN = TRANSPORT.at, WIRE.at, SESSION_OUT.at, SESSION_IN.at
 _DISCONNECTED: Final = int(Event.DISCONNECTED)
 _EOVERFLOW: Final = errno.EOVERFLOW
 _CLOSED: Final = -1
+_SEQUENCE_RESET, _REJECT = ord("4"), ord("3")
 
 
 @inlined
@@ -73,7 +72,7 @@ def _push_bytes(transport: int, at: int, size: int, now_ns: int) -> int:
         reason = errno_now()
         if not is_busy(reason):
             store_i64(transport + _T.send_errno, reason)
-            set_link(transport, LINK_DOWN)
+            set_link(transport)
             return -1
         taken = 0
     if taken:
@@ -148,13 +147,18 @@ def _send_session(transport: int, out: int, now_ns: int) -> None:
         new_seq = load_i64(out + _OUT.new_seq)
         if new_seq == 0:
             new_seq = following
+        count(transport, _T.gap_fills)
     else:
         seq = following
         if seq > MSG_SEQ_NUM_MAX:
             store_i64(transport + _T.send_errno, _EOVERFLOW)
-            set_link(transport, LINK_DOWN)
+            set_link(transport)
             return
         store_i64(word, seq + 1)
+    kind = load_u32(out + _OUT.msg_type)
+    if kind == _SEQUENCE_RESET or kind == _REJECT:  # the answer to a ResendRequest
+        store_i64(transport + _T.resend_owed, 0)
+        set_link(transport)
     scratch = load_i64(transport + _T.scratch)
     made = encode_session(scratch, load_i64(transport + _T.labels), out, seq, new_seq, now_ns)
     _send_message(transport, scratch + (made >> 32), made & 0xFFFFFFFF, now_ns)
@@ -170,6 +174,8 @@ def _open(transport: int, out: int, now_ns: int) -> None:
     store_i64(transport + _T.send_errno, 0)
     store_i64(transport + _T.recv_errno, 0)
     store_i64(transport + _T.gap_told, 0)
+    store_i64(transport + _T.resend_owed, 0)
+    store_i64(transport + _T.released, 0)
     store_i64(transport + _T.highest, load_i64(transport + _T.next_in) - 1)
     store_i64(transport + _T.sent_ns, now_ns)
     store_i64(transport + _T.received_ns, now_ns)
@@ -201,11 +207,13 @@ def _obey(transport: int, out: int, now_ns: int) -> None:
         _send_session(transport, out, now_ns)
     elif command == OUT_ESTABLISH:
         store_i64(transport + _T.phase, UP)
-        set_link(transport, LINK_GAP if load_i64(transport + _T.gap_told) else LINK_UP)
+    elif command == OUT_RELEASE:
+        store_i64(transport + _T.released, 1)
+        set_link(transport)
     elif command == OUT_CLOSE:
         store_i64(transport + _T.send_errno, _CLOSED)
         store_i64(transport + _T.recv_errno, _CLOSED)
-        set_link(transport, LINK_DOWN)
+        set_link(transport)
     else:
         count(transport, _T.late_commands)
 
@@ -245,7 +253,8 @@ def _send(transport: int, now_ns: int) -> int:
 @inlined
 def _end(transport: int) -> None:
     """Let go of the socket; drop what was numbered but not sent."""
-    set_link(transport, LINK_DOWN)
+    store_i64(transport + _T.released, 0)
+    set_link(transport)
     if load_i64(transport + _T.tx_at) != load_i64(transport + _T.tx_end):
         count(transport, _T.unsent)
     clear(load_i64(transport + _T.tx), load_i64(transport + _T.tx_end))

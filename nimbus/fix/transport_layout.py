@@ -56,10 +56,13 @@ TRANSPORT = record(
     i8  next_in         number of the next message expected
     i8  highest         highest number received so far
     i8  gap_told        1 while a gap is open: the control loop knows
+    i8  resend_owed     1 while a ResendRequest of the peer waits for the control loop's answer
+    i8  released        1 once orders may leave
     i8  processed_in    every message below was processed
     i8  sent_ns         when bytes were last sent
     i8  received_ns     when bytes were last received
     i8  recv_at_ns      when the socket is to be asked next
+    7i8 pad2            zero
     i8  losses          connections that ended
     i8  sent            messages sent, session messages too
     i8  sent_size       bytes of them
@@ -68,6 +71,7 @@ TRANSPORT = record(
     i8  delivered       application messages handed to the orders agent
     i8  partial_sends   messages that the socket took in part, or not at once
     i8  blocked_sends   times it took nothing
+    i8  gap_fills       runs of numbers we filled instead of sending them again (S30)
     i8  unsent          messages numbered but not sent when a connection ended
     i8  garbled         messages thrown away unread (S17)
     i8  skipped_size    bytes thrown away
@@ -77,12 +81,11 @@ TRANSPORT = record(
     i8  oversized       alarm: application messages too long for a WIRE record
     i8  late_commands   commands for a connection that had ended
     i8  times_off       executions taken although their SendingTime is off
+    6i8 pad3            zero
     """,
 )
 _T = TRANSPORT.at
-COUNTERS: Final = tuple(
-    n for n in TRANSPORT.dtype.names or () if getattr(TRANSPORT.at, n) >= TRANSPORT.at.losses
-)
+COUNTERS: Final = tuple(n for n in TRANSPORT.dtype.names or () if getattr(_T, n) >= _T.losses and n != "pad3")
 
 
 @inlined
@@ -92,7 +95,12 @@ def count(transport: int, counter: int) -> None:
 
 
 @inlined
-def set_link(transport: int, link: int) -> None:
-    """Write the link word that risk looks at: what has broken is never up."""
+def set_link(transport: int) -> None:
+    """Write the link word that risk looks at, from everything that stands against an order."""
     is_broken = load_i64(transport + _T.send_errno) != 0 or load_i64(transport + _T.recv_errno) != 0
-    store_i64(load_i64(transport + _T.link), LINK_DOWN if is_broken else link)
+    link = LINK_UP
+    if is_broken or load_i64(transport + _T.released) == 0:
+        link = LINK_DOWN
+    elif load_i64(transport + _T.gap_told) or load_i64(transport + _T.resend_owed):
+        link = LINK_GAP
+    store_i64(load_i64(transport + _T.link), link)

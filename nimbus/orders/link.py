@@ -15,7 +15,7 @@ from nimbus.fix.transport_owner import Transport
 from nimbus.messages import HALTED
 from nimbus.orders import kill_switch
 from nimbus.orders.agent import Orders
-from nimbus.orders.doubt import doubt_open
+from nimbus.orders.doubt import doubt_open, doubt_pending
 from nimbus.orders.risk import SESSION
 from nimbus.orders.state import ORDERS
 from ringbuf.jit import kernel
@@ -31,14 +31,16 @@ _RISK: Final = kill_switch.RISK
 def transport_work(orders: int, transport: int, now_ns: int) -> int:
     """Send and receive what can be now; return how much was done.  Never blocks.
 
-    At the end of a connection every open order is in doubt.  An execution that is too long to be read halts
-    trading: nobody knows what it was.
+    At the end of a connection every open order is in doubt, after a GapFill of ours those whose requests are
+    not answered.  An execution that is too long to be read halts trading: nobody knows what it was.
     """
-    oversized = load_i64(transport + _T.oversized)
+    oversized, gap_fills = load_i64(transport + _T.oversized), load_i64(transport + _T.gap_fills)
     done = exchange(transport, now_ns)
     if done == ENDED:
         tell_end(transport, doubt_open(orders, now_ns), now_ns)
         done = 1
+    if load_i64(transport + _T.gap_fills) != gap_fills:
+        doubt_pending(orders, now_ns)
     if load_i64(transport + _T.oversized) != oversized:
         kill_switch.raise_state(load_i64(orders + _ORDERS.kill_switch), _RISK, _HALTED)
     return done
