@@ -15,6 +15,7 @@ from net.traffic import Packets
 from nimbus.feed.capture import CaptureSource
 from nimbus.feed.kinds import SOURCE_NAMES, UNKNOWN_SOURCE
 from nimbus.feed.source import (
+    PATIENCE,
     SOURCE_AF_PACKET,
     SOURCE_AF_XDP,
     SOURCE_CAPTURE,
@@ -104,6 +105,26 @@ def test_sources_are_asked_in_turn_so_that_a_busy_one_starves_nobody(segment, so
     tell(third, b"third")
     order = hand.all()
     assert order == [b"busy0", b"quiet0", b"third", b"busy1", b"quiet1", b"busy2", b"busy3"]
+
+
+def test_a_socket_that_had_nothing_is_asked_again_after_sixteen_frames_of_others(segment, sockets):
+    quiet, busy = sockets(2)
+    hand = Packets(segment, quiet, busy)
+    tell(busy, *[b"%d" % k for k in range(40)])
+    assert hand.next() == b"0"  # quiet was asked before, and had nothing
+    tell(quiet, b"quiet")
+    order = hand.all()
+    assert order.index(b"quiet") == PATIENCE
+    assert [text for text in order if text != b"quiet"] == [b"%d" % k for k in range(1, 40)]
+
+
+def test_a_socket_is_asked_at_once_when_nobody_else_has_a_packet(segment, sockets):
+    quiet, busy = sockets(2)
+    hand = Packets(segment, quiet, busy)
+    tell(busy, b"0", b"1")
+    assert hand.next() == b"0"
+    tell(quiet, b"quiet")
+    assert [hand.next(), hand.next(), hand.next()] == [b"1", b"quiet", None]
 
 
 def test_each_source_marks_its_packets(segment, sockets, capture):

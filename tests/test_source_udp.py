@@ -202,6 +202,8 @@ def test_no_remark_when_the_buffer_was_given(listen):
             r"^no interface has the address 10.77.9.9 \(`ip -4 address show` lists them\)$",
         ),
         ("10.77.9.9", "", r"^no interface has the address 10.77.9.9 "),
+        (GROUP_A, "", r"^'' is no IPv4 address$"),
+        ("lo", "", r"^'lo' is no IPv4 address$"),
     ],
 )
 def test_an_address_that_is_not_ours(listen, address, interface, words):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import errno
 import fcntl
+import ipaddress
 import os
 import pathlib
 import socket
@@ -92,12 +93,21 @@ class LinkWatch:
         self._was_up = up
 
 
+def ipv4(text: str) -> ipaddress.IPv4Address:
+    """Return the address.  Raises SourceError when the text is none."""
+    try:
+        return ipaddress.IPv4Address(text)
+    except ValueError:
+        msg = f"{text!r} is no IPv4 address"
+        raise SourceError(msg) from None
+
+
 def interface_with(sock: socket.socket, address: str) -> str:
     """Return the name of the interface that has this IPv4 address.  Raises SourceError when none has."""
     room = array.array("B", bytes(ADDRESSES_MAX * IFREQ_SIZE))
     where, size = room.buffer_info()
     answer = fcntl.ioctl(sock, SIOCGIFCONF, struct.pack("ixxxxP", size, where))
-    wanted, listed = socket.inet_aton(address), room.tobytes()[: struct.unpack_from("i", answer)[0]]
+    wanted, listed = ipv4(address).packed, room.tobytes()[: struct.unpack_from("i", answer)[0]]
     for at in range(0, len(listed), IFREQ_SIZE):
         if listed[at + IFNAMSIZ + 4 : at + IFNAMSIZ + 8] == wanted:  # sin_addr of struct sockaddr_in
             return listed[at : at + IFNAMSIZ].split(b"\0")[0].decode()

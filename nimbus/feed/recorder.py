@@ -249,9 +249,11 @@ class Recorder:
             self._collect()
         until = time.monotonic() + CLOSE_WAIT_S  # Linux retires the last block by a timer
         while self._counts["recorded"] + self._counts["dropped"] < self._counts["offered"]:
-            if time.monotonic() > until:
+            if self._move() > 0:
+                until = time.monotonic() + CLOSE_WAIT_S
+            elif time.monotonic() > until:
                 break
-            if self._move() == 0:
+            else:
                 time.sleep(RETIRE_MS / 1_000)
             self._collect()
         self._end_file()

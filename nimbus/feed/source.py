@@ -5,8 +5,10 @@ walker here (functions are never passed into kernels).  A PACKET's bytes stay wh
 call on the same source, which hands the previous frame back.
 
 `Sources` puts up to eight of them behind one address; `next_of` polls them in turn, one frame at a time, so
-that a busy line cannot starve a quiet one.  Polling is the caller's loop.  A loop that may sleep calls
-`wait_readable` after `next_of` has given nothing.
+that a busy line cannot starve a quiet one.  To look at a ring costs nothing, to ask a socket is a system
+call: a socket that had nothing is passed over for the next PATIENCE frames of others, and asked at once when
+none of them has one.  Polling is the caller's loop.  A loop that may sleep calls `wait_readable` after
+`next_of` has given nothing.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ __all__ = [
 ]  # fmt: skip
 
 SOURCES_MAX: Final = 8
+PATIENCE: Final = 16  # frames of others for which a socket that had nothing is not asked again
 BLIND_WAIT_MS: Final = 1  # longest sleep when a source has no descriptor to wake it
 POLLIN, POLLERR = 1, 8  # asm-generic/poll.h
 SOL_SOCKET, SO_ERROR = 1, 4  # asm-generic/socket.h
@@ -61,6 +64,8 @@ SOURCES = record(
     2i8 pad         zero
     {SOURCES_MAX}i8 source  addresses (fixed)
     {SOURCES_MAX}i8 pollfd  struct pollfd of each: descriptor, or -1, and events
+    {SOURCES_MAX}i8 patience  what `passes` becomes when it had nothing: PATIENCE of a socket, else 0 (fixed)
+    {SOURCES_MAX}i8 passes  times it is still to be passed over
     """,
 )
 _S = SOURCES.at
@@ -110,6 +115,18 @@ def next_frame(source: int, packet: int) -> int:
     return UNKNOWN_SOURCE
 
 
+@inlined
+def _ask(sources: int, index: int, packet: int) -> int:
+    """Ask one source; count a fault."""
+    status = next_frame(load_i64(sources + _S.source + index * 8), packet)
+    if status == 0:
+        store_i64(sources + _S.passes + index * 8, load_i64(sources + _S.patience + index * 8))
+    elif status < 0:
+        store_i64(sources + _S.status, status)
+        store_i64(sources + _S.faults, load_i64(sources + _S.faults) + 1)
+    return status
+
+
 @kernel
 def next_of(sources: int, packet: int) -> int:
     """Fill the PACKET with the next frame of any source, in turn: 1; 0 = none has one now.
@@ -117,18 +134,28 @@ def next_of(sources: int, packet: int) -> int:
     Below 0: none has one and at least one is at fault (counted); the others go on being asked.
     """
     count = load_i64(sources + _S.count)
-    index, worst = load_i64(sources + _S.next), 0
-    for _ in range(count):
-        status = next_frame(load_i64(sources + _S.source + index * 8), packet)
+    index, worst, passed = load_i64(sources + _S.next), 0, 0  # passed: a bit for each source
+    for turn in range(2 * count):
+        passes = load_i64(sources + _S.passes + index * 8)
+        if turn < count and passes > 0:
+            store_i64(sources + _S.passes + index * 8, passes - 1)
+            passed |= 1 << index
+        elif turn < count or passed >> index & 1 != 0:
+            status = _ask(sources, index, packet)
+            if status > 0:
+                store_i64(sources + _S.next, index + 1 if index + 1 < count else 0)
+                return status
+            worst = min(worst, status)
         index = index + 1 if index + 1 < count else 0
-        if status > 0:
-            store_i64(sources + _S.next, index)
-            return status
-        if status < 0:
-            worst = status
-            store_i64(sources + _S.status, status)
-            store_i64(sources + _S.faults, load_i64(sources + _S.faults) + 1)
+        if turn + 1 == count and passed == 0:
+            break
     return worst
+
+
+@kernel
+def kind_of(source: int) -> int:
+    """Return the source's kind."""
+    return load_i64(source)
 
 
 @inlined
@@ -189,6 +216,7 @@ class Sources:
         for index, (owner, fd) in enumerate(zip(owners, descriptors, strict=True)):
             self._record["source"][index] = owner.state
             self._record["pollfd"][index] = (fd & 0xFFFF_FFFF) | POLLIN << 32
+            self._record["patience"][index] = PATIENCE if kind_of(owner.state) == SOURCE_UDP else 0
 
     def counters(self) -> dict[str, int]:
         """Return `faults` and `waits`, and each owner's counters as `NUMBER_NAME.counter`."""

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import socket
 import struct
 from typing import Any, Final
 
-from nimbus.feed.interface import LinkWatch, index_of, interface_with, require_up
+from nimbus.feed.interface import LinkWatch, index_of, interface_with, ipv4, require_up
 from nimbus.feed.kinds import CLOSED, SOCKET_HEAD, SOURCE_UDP, SourceError
 from nimbus.messages import LINK_UDP, PACKET, STAMP_KERNEL, STAMP_USER
 from ringbuf.jit import external, inlined
@@ -168,7 +167,7 @@ class UdpSocket:
         refused; name: area in the segment.  Raises SourceError, one line.
         """
         self.address, self.interface, self.remarks = address, interface, list[str]()
-        self._group = ipaddress.IPv4Address(address).is_multicast
+        self._group = ipv4(address).is_multicast
         self._index, self._rejoins, self._watch = 0, 0, LinkWatch("lo")
         self._errors = {"link_downs": 0, "socket_errors": 0}
         self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
