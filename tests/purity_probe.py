@@ -47,6 +47,7 @@ def main() -> None:
 
     warm_kernels(Config())
     walk_books()
+    warm_wire()
     load_all()
     compiled = {name: fn for name, fn in dispatchers().items() if fn.signatures}
     result = {
@@ -70,6 +71,21 @@ def walk_books() -> None:
         capture.write_bytes(_ONE_MESSAGE)
         words = ["book", str(capture), "--bbo", f"{folder}/b.csv", "--depth", f"{folder}/d.csv"]
         assert contrafusion(words) == 0
+
+
+def warm_wire() -> None:
+    """Compile what a live feed runs besides."""
+    from nimbus.feed.dpdk import warm_bridge
+    from nimbus.feed.recorder import RECORDER, pack_block
+    from nimbus.feed.source import warm_sources
+    from nimbus.feed.udp_send import warm_sender
+
+    warm_sources()
+    warm_bridge()
+    warm_sender()
+    blank, block = np.zeros(1, RECORDER.dtype), np.zeros(8, np.int64)
+    blank["ring"] = block.ctypes.data  # one block, which is not ready
+    assert pack_block(blank.ctypes.data) == 0
 
 
 def planted(heap_calls: Any, kernel: Any) -> dict[str, list[str]]:

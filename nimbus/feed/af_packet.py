@@ -49,6 +49,7 @@ TPACKET_V2: Final = 1
 TP_STATUS_KERNEL, TP_STATUS_USER, TP_STATUS_VLAN_VALID, TP_STATUS_VLAN_TPID_VALID = 0, 1, 16, 64
 ETH_P_ALL: Final = 3  # linux/if_ether.h; the tap before VLAN tags are dropped
 SO_ATTACH_FILTER: Final = 26
+SO_TIMESTAMPNS: Final = 35  # has Linux stamp frames once, at their arrival: all taps and sockets agree then
 FRAMES_DEFAULT: Final = 131_072  # more than a second at 100,000 packets/s
 FRAME_SIZE_DEFAULT: Final = 2_048  # room for frames of 1,978 bytes
 BLOCK_SIZE: Final = 1 << 20
@@ -142,12 +143,13 @@ def open_ring(
     try:
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # protocol 0: receives nothing yet
     except OSError as error:
-        raise_refused("source af_packet", "CAP_NET_RAW", error)
+        raise_refused("a packet socket (AF_PACKET)", "CAP_NET_RAW", error)
     try:
         require_up(sock, interface)
         require_ethernet(sock, interface)
         program, _keep = program_of(instructions)
         sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         sock.setsockopt(SOL_PACKET, PACKET_VERSION, version)
         sock.setsockopt(SOL_PACKET, PACKET_RESERVE, VLAN_ROOM)
         sock.setsockopt(SOL_PACKET, PACKET_RX_RING, request)

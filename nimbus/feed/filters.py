@@ -36,6 +36,8 @@ _OFFSET_BITS: Final = 0x1FFF  # of IPV4.fragment
 _GROUP, _PORT = 0, 1  # words of the program's scratch memory
 _PART: Final = 7  # instructions that look behind one number of tags
 
+NOTHING: Final = struct.pack("HBBI", _RET, 0, 0, 0)  # a program that lets no frame through
+
 Instruction = tuple[int, int, int, int]
 
 
@@ -51,7 +53,8 @@ def _find_ip() -> list[Instruction]:
     return [*out, (_RET, 0, 0, 0)]  # a third tag
 
 
-def _ipv4_address(group: str) -> int:
+def ipv4_address(group: str) -> int:
+    """Return the group as a number.  Raises SourceError when it is none of IPv4."""
     address = ipaddress.ip_address(group)
     if not isinstance(address, ipaddress.IPv4Address):
         msg = f"subscription to {group}: live sources take IPv4 groups only"
@@ -72,7 +75,7 @@ def classic_filter(subscriptions: Sequence[Subscription]) -> bytes:
         if wanted.group is not None:
             tests += [
                 (_LD_MEM, 0, 0, _GROUP),
-                (_JEQ, 0, 3 if wanted.port else 1, _ipv4_address(wanted.group)),
+                (_JEQ, 0, 3 if wanted.port else 1, ipv4_address(wanted.group)),
             ]
         if wanted.port:
             tests += [(_LD_MEM, 0, 0, _PORT), (_JEQ, 0, 1, wanted.port)]

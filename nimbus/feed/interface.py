@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import errno
 import fcntl
+import ipaddress
 import os
 import pathlib
 import socket
@@ -45,10 +46,18 @@ def index_of(sock: socket.socket, name: str) -> int:
         raise SourceError(msg) from None
 
 
+def is_up(sock: socket.socket, name: str) -> bool:
+    """Say whether there is such an interface and it is up."""
+    try:
+        return bool(struct.unpack_from("H", _ask(sock, SIOCGIFFLAGS, name))[0] & IFF_UP)
+    except OSError:
+        return False
+
+
 def require_up(sock: socket.socket, name: str) -> None:
     """Raise SourceError when the interface is down."""
     index_of(sock, name)
-    if not struct.unpack_from("H", _ask(sock, SIOCGIFFLAGS, name))[0] & IFF_UP:
+    if not is_up(sock, name):
         msg = f"interface {name} is down: `ip link set {name} up`"
         raise SourceError(msg)
 
@@ -71,12 +80,34 @@ def receive_queues(sock: socket.socket, name: str) -> int:
     return max(channels[5] + channels[8], 1)  # rx_count, combined_count
 
 
+class LinkWatch:
+    """Count how often an interface that was up is found down, for sockets which are not told."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.downs, self._was_up = name, 0, True
+
+    def look(self, sock: socket.socket) -> None:
+        """Compare with the last look; what went down and came back in between is not seen."""
+        up = is_up(sock, self.name)
+        self.downs += self._was_up and not up
+        self._was_up = up
+
+
+def ipv4(text: str) -> ipaddress.IPv4Address:
+    """Return the address.  Raises SourceError when the text is none."""
+    try:
+        return ipaddress.IPv4Address(text)
+    except ValueError:
+        msg = f"{text!r} is no IPv4 address"
+        raise SourceError(msg) from None
+
+
 def interface_with(sock: socket.socket, address: str) -> str:
     """Return the name of the interface that has this IPv4 address.  Raises SourceError when none has."""
     room = array.array("B", bytes(ADDRESSES_MAX * IFREQ_SIZE))
     where, size = room.buffer_info()
     answer = fcntl.ioctl(sock, SIOCGIFCONF, struct.pack("ixxxxP", size, where))
-    wanted, listed = socket.inet_aton(address), room.tobytes()[: struct.unpack_from("i", answer)[0]]
+    wanted, listed = ipv4(address).packed, room.tobytes()[: struct.unpack_from("i", answer)[0]]
     for at in range(0, len(listed), IFREQ_SIZE):
         if listed[at + IFNAMSIZ + 4 : at + IFNAMSIZ + 8] == wanted:  # sin_addr of struct sockaddr_in
             return listed[at : at + IFNAMSIZ].split(b"\0")[0].decode()

@@ -21,24 +21,24 @@ BUFFER_SIZE: Final = 2_304  # the least that Linux gives
 
 
 class Membership:
-    """Keep an interface a member of groups for as long as this lives."""
+    """Keep an interface a member of groups; `sock` may be asked about interfaces."""
 
     def __init__(self, groups: Sequence[str], interface: str) -> None:
         """Join each multicast group among `groups` on the interface.  Raises SourceError."""
         wanted = [ipaddress.ip_address(group) for group in groups]
         self._groups = sorted({group.packed for group in wanted if group.is_multicast})
         self._index = 0
-        self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_SIZE)
-            self._sock.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
-            self.join(index_of(self._sock, interface))
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_SIZE)
+            self.sock.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
+            self.join(index_of(self.sock, interface))
         except OSError as error:
-            self._sock.close()
+            self.sock.close()
             msg = f"interface {interface}: cannot join {', '.join(groups)}: {error.strerror}"
             raise SourceError(msg) from None
         except SourceError:
-            self._sock.close()
+            self.sock.close()
             raise
 
     def join(self, index: int) -> None:
@@ -52,8 +52,8 @@ class Membership:
 
     def close(self) -> None:
         """Leave the groups."""
-        self._sock.close()
+        self.sock.close()
 
     def _set(self, option: int, group: bytes, index: int) -> None:
         """Set an option that takes a struct ip_mreqn."""
-        self._sock.setsockopt(socket.IPPROTO_IP, option, struct.pack("4s4si", group, bytes(4), index))
+        self.sock.setsockopt(socket.IPPROTO_IP, option, struct.pack("4s4si", group, bytes(4), index))

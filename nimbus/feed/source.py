@@ -5,8 +5,10 @@ walker here (functions are never passed into kernels).  A PACKET's bytes stay wh
 call on the same source, which hands the previous frame back.
 
 `Sources` puts up to eight of them behind one address; `next_of` polls them in turn, one frame at a time, so
-that a busy line cannot starve a quiet one.  Polling is the caller's loop.  A loop that may sleep calls
-`wait_readable` after `next_of` has given nothing.
+that a busy line cannot starve a quiet one.  To look at a ring costs nothing, to ask a socket is a system
+call: a socket that had nothing is passed over for the next PATIENCE frames of others, and asked at once when
+none of them has one.  Polling is the caller's loop.  A loop that may sleep calls `wait_readable` after
+`next_of` has given nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +16,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
+import numpy as np
+
 from nimbus.feed.af_packet import next_ring_frame
+from nimbus.feed.af_xdp import next_xdp_frame
 from nimbus.feed.capture import next_packet
 from nimbus.feed.dpdk import next_bridge_frame
 from nimbus.feed.kinds import (
@@ -37,9 +42,11 @@ from ringbuf.segment import Segment
 __all__ = [
     "SOURCES_MAX", "SOURCE_AF_PACKET", "SOURCE_AF_XDP", "SOURCE_CAPTURE", "SOURCE_DPDK", "SOURCE_NAMES",
     "SOURCE_UDP", "Source", "SourceError", "Sources", "next_frame", "next_of", "wait_readable",
+    "warm_sources",
 ]  # fmt: skip
 
 SOURCES_MAX: Final = 8
+PATIENCE: Final = 16  # frames of others for which a socket that had nothing is not asked again
 BLIND_WAIT_MS: Final = 1  # longest sleep when a source has no descriptor to wake it
 POLLIN, POLLERR = 1, 8  # asm-generic/poll.h
 SOL_SOCKET, SO_ERROR = 1, 4  # asm-generic/socket.h
@@ -57,6 +64,8 @@ SOURCES = record(
     2i8 pad         zero
     {SOURCES_MAX}i8 source  addresses (fixed)
     {SOURCES_MAX}i8 pollfd  struct pollfd of each: descriptor, or -1, and events
+    {SOURCES_MAX}i8 patience  what `passes` becomes when it had nothing: PATIENCE of a socket, else 0 (fixed)
+    {SOURCES_MAX}i8 passes  times it is still to be passed over
     """,
 )
 _S = SOURCES.at
@@ -99,9 +108,23 @@ def next_frame(source: int, packet: int) -> int:
         return next_ring_frame(source, packet)
     if kind == SOURCE_UDP:
         return next_datagram(source, packet)
+    if kind == SOURCE_AF_XDP:
+        return next_xdp_frame(source, packet)
     if kind == SOURCE_DPDK:
         return next_bridge_frame(source, packet)
     return UNKNOWN_SOURCE
+
+
+@inlined
+def _ask(sources: int, index: int, packet: int) -> int:
+    """Ask one source; count a fault."""
+    status = next_frame(load_i64(sources + _S.source + index * 8), packet)
+    if status == 0:
+        store_i64(sources + _S.passes + index * 8, load_i64(sources + _S.patience + index * 8))
+    elif status < 0:
+        store_i64(sources + _S.status, status)
+        store_i64(sources + _S.faults, load_i64(sources + _S.faults) + 1)
+    return status
 
 
 @kernel
@@ -111,18 +134,28 @@ def next_of(sources: int, packet: int) -> int:
     Below 0: none has one and at least one is at fault (counted); the others go on being asked.
     """
     count = load_i64(sources + _S.count)
-    index, worst = load_i64(sources + _S.next), 0
-    for _ in range(count):
-        status = next_frame(load_i64(sources + _S.source + index * 8), packet)
+    index, worst, passed = load_i64(sources + _S.next), 0, 0  # passed: a bit for each source
+    for turn in range(2 * count):
+        passes = load_i64(sources + _S.passes + index * 8)
+        if turn < count and passes > 0:
+            store_i64(sources + _S.passes + index * 8, passes - 1)
+            passed |= 1 << index
+        elif turn < count or passed >> index & 1 != 0:
+            status = _ask(sources, index, packet)
+            if status > 0:
+                store_i64(sources + _S.next, index + 1 if index + 1 < count else 0)
+                return status
+            worst = min(worst, status)
         index = index + 1 if index + 1 < count else 0
-        if status > 0:
-            store_i64(sources + _S.next, index)
-            return status
-        if status < 0:
-            worst = status
-            store_i64(sources + _S.status, status)
-            store_i64(sources + _S.faults, load_i64(sources + _S.faults) + 1)
+        if turn + 1 == count and passed == 0:
+            break
     return worst
+
+
+@kernel
+def kind_of(source: int) -> int:
+    """Return the source's kind."""
+    return load_i64(source)
 
 
 @inlined
@@ -158,6 +191,14 @@ def wait_readable(sources: int, timeout_ms: int) -> int:
     return int(ready)
 
 
+def warm_sources() -> None:
+    """Compile next_of and wait_readable, and through them the walker of every kind, without a source."""
+    blank = np.zeros(1, SOURCES.dtype)
+    at = int(blank.ctypes.data)
+    next_of(at, at)
+    wait_readable(at, 0)
+
+
 class Sources:
     """Own a SOURCES record over sources that others own: `state` goes to next_of and wait_readable."""
 
@@ -175,6 +216,7 @@ class Sources:
         for index, (owner, fd) in enumerate(zip(owners, descriptors, strict=True)):
             self._record["source"][index] = owner.state
             self._record["pollfd"][index] = (fd & 0xFFFF_FFFF) | POLLIN << 32
+            self._record["patience"][index] = PATIENCE if kind_of(owner.state) == SOURCE_UDP else 0
 
     def counters(self) -> dict[str, int]:
         """Return `faults` and `waits`, and each owner's counters as `NUMBER_NAME.counter`."""

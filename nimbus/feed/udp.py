@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import socket
 import struct
 from typing import Any, Final
 
-from nimbus.feed.interface import index_of, interface_with, require_up
+from nimbus.feed.interface import LinkWatch, index_of, interface_with, ipv4, require_up
 from nimbus.feed.kinds import CLOSED, SOCKET_HEAD, SOURCE_UDP, SourceError
 from nimbus.messages import LINK_UDP, PACKET, STAMP_KERNEL, STAMP_USER
 from ringbuf.jit import external, inlined
@@ -168,8 +167,9 @@ class UdpSocket:
         refused; name: area in the segment.  Raises SourceError, one line.
         """
         self.address, self.interface, self.remarks = address, interface, list[str]()
-        self._group = ipaddress.IPv4Address(address).is_multicast
-        self._index, self._rejoins, self._errors = 0, 0, {"link_downs": 0, "socket_errors": 0}
+        self._group = ipv4(address).is_multicast
+        self._index, self._rejoins, self._watch = 0, 0, LinkWatch("lo")
+        self._errors = {"link_downs": 0, "socket_errors": 0}
         self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
             self._open(port, receive_buffer)
@@ -197,7 +197,8 @@ class UdpSocket:
             sock.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)  # what others joined is not ours
         owner = self.interface if self._group else address
         if owner != "0.0.0.0":  # noqa: S104 (a comparison)
-            require_up(sock, interface_with(sock, owner))
+            self._watch = LinkWatch(interface_with(sock, owner))
+            require_up(sock, self._watch.name)
         try:
             sock.bind((address, port))
             if self._group:
@@ -248,7 +249,9 @@ class UdpSocket:
         """Take note of errors, and join on an interface that was made anew; cold, now and then."""
         error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error != 0:
-            self._errors["link_downs" if error == ENETDOWN else "socket_errors"] += 1
+            self._errors["socket_errors"] += 1
+        self._watch.look(self._sock)
+        self._errors["link_downs"] = self._watch.downs
         if self._group:
             with contextlib.suppress(OSError, SourceError):  # no such interface now: the next call tries
                 self._join()
@@ -258,7 +261,7 @@ class UdpSocket:
 
         dropped: by Linux, for want of room in the socket buffer (or for a wrong checksum); truncated:
         longer than datagram_size; unstamped: without Linux's receive time; rejoins: times the group was
-        joined on another interface; link_downs and socket_errors: as of other sources.
+        joined on another interface; link_downs: times the interface was found down; socket_errors: others.
         """
         self.refresh()
         answer = self._sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, MEMINFO_SIZE)

@@ -7,11 +7,12 @@ sends a table of them at a rate, for load.  Numbers: asm-generic/socket.h, linux
 from __future__ import annotations
 
 import errno
-import ipaddress
 import socket
 from typing import Any, Final
 
-from nimbus.feed.interface import interface_with, require_up
+import numpy as np
+
+from nimbus.feed.interface import interface_with, ipv4, require_up
 from nimbus.feed.kinds import SourceError
 from ringbuf.atomics import load_acquire, pause
 from ringbuf.jit import external, inlined, kernel
@@ -95,6 +96,15 @@ def send_paced(sender: int, rows: int, count: int, per_second: int, stop: int) -
     return sent
 
 
+def warm_sender() -> None:
+    """Compile send_datagram and send_paced, without a socket."""
+    blank = np.zeros(1, UDP_SENDER.dtype)
+    blank["fd"] = -1
+    at = int(blank.ctypes.data)
+    send_datagram(at, at, 0)
+    send_paced(at, at, 0, 0, 0)
+
+
 class UdpSender:
     """Own a UDP socket connected to one destination, and its UDP_SENDER record; `state` goes to kernels."""
 
@@ -130,7 +140,7 @@ class UdpSender:
     def _open(self, address: str, port: int, interface: str, ttl: int, *, loop: bool) -> None:
         sock = self._sock
         try:
-            if ipaddress.IPv4Address(address).is_multicast:
+            if ipv4(address).is_multicast:
                 require_up(sock, interface_with(sock, interface))
                 sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(interface))
                 sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)

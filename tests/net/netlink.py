@@ -12,6 +12,7 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_NEWADDR, RTM_NEWROUTE = 16, 17, 18, 2
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL = 1, 4, 0x400, 0x200
 NLMSG_ERROR = 2
 IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO, IFLA_NET_NS_FD, IFLA_XDP = 3, 4, 18, 28, 43
+IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 31, 32
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER, IFLA_XDP_ATTACHED = 1, 2, 1, 2
 IFA_ADDRESS, IFA_LOCAL, RTA_DST, RTA_OIF = 1, 2, 1, 4
 IFF_UP = 1
@@ -52,12 +53,15 @@ def link(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
     return struct.pack("BxHiII", 0, 0, index, flags, change)
 
 
-def make_veth(name: str, peer: str, peer_namespace: int) -> None:
-    """Make a pair: `name` here, `peer` in the namespace of that descriptor."""
-    other = link() + attribute(IFLA_IFNAME, peer.encode() + b"\0")
+def make_veth(name: str, peer: str, peer_namespace: int, queues: int = 1) -> None:
+    """Make a pair: `name` here, `peer` in the namespace of that descriptor; queues of each direction."""
+    count = struct.pack("I", queues)
+    size = attribute(IFLA_NUM_TX_QUEUES, count) + attribute(IFLA_NUM_RX_QUEUES, count)
+    other = link() + attribute(IFLA_IFNAME, peer.encode() + b"\0") + size
     other += attribute(IFLA_NET_NS_FD, struct.pack("I", peer_namespace))
-    veth = attribute(IFLA_INFO_KIND, b"veth") + attribute(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, other))
-    body = link() + attribute(IFLA_IFNAME, name.encode() + b"\0") + attribute(IFLA_LINKINFO, veth)
+    inner = attribute(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, other))
+    veth = attribute(IFLA_INFO_KIND, b"veth") + inner
+    body = link() + attribute(IFLA_IFNAME, name.encode() + b"\0") + size + attribute(IFLA_LINKINFO, veth)
     ask(RTM_NEWLINK, body, NLM_F_CREATE | NLM_F_EXCL)
 
 

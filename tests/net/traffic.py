@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 import numpy as np
-from net.rig import Rig, Side
+from net.rig import Rig, Side, packet_socket
 
 from nimbus.feed.source import Source, Sources, next_of
 from nimbus.feed.udp_send import UdpSender, send_paced
@@ -32,18 +32,27 @@ class Datagrams:
     """Payloads in memory, with the table that send_paced takes."""
 
     def __init__(self, payloads: list[bytes]) -> None:
-        self.count, self.payloads = len(payloads), payloads
-        self._bytes = np.frombuffer(b"".join(payloads) or b"\0", np.uint8)
+        sizes = np.array([len(payload) for payload in payloads], np.int64)
+        self._place(np.frombuffer(b"".join(payloads) or b"\0", np.uint8), sizes)
+
+    def _place(self, text: np.ndarray, sizes: np.ndarray) -> None:
+        self._bytes, self.count = text, len(sizes)
         self.rows = np.zeros((self.count, 2), np.int64)
-        self.rows[:, 1] = [len(payload) for payload in payloads]
-        self.rows[:, 0] = self._bytes.ctypes.data + np.concatenate(([0], np.cumsum(self.rows[:-1, 1])))
+        self.rows[:, 0] = text.ctypes.data + np.concatenate(([0], np.cumsum(sizes[:-1])))
+        self.rows[:, 1] = sizes
 
     @classmethod
     def numbered(cls, count: int, size: int = 64, seed: int = 1) -> Datagrams:
         """Return random payloads that carry their number."""
         made = np.random.default_rng(seed).integers(0, 256, (count, size), np.uint8)
         made[:, NUMBER_AT : NUMBER_AT + 8] = np.arange(count, dtype=">u8").view(np.uint8).reshape(count, 8)
-        return cls([row.tobytes() for row in made])
+        datagrams = cls([])
+        datagrams._place(made.reshape(-1), np.full(count, size, np.int64))
+        return datagrams
+
+    @property
+    def payloads(self) -> list[bytes]:
+        return [ctypes.string_at(at, size) for at, size in self.rows.tolist()]
 
 
 @kernel
@@ -146,35 +155,29 @@ class Packets:
 def send(
     side: Side, datagrams: Datagrams, per_second: int = 0, group: str = GROUP_A, port: int = PORT_A
 ) -> int:
-    """Send datagrams out of a side by the kernel; return how many went out."""
-    segment = Segment.anonymous(65_536)
-    sender = side.run(UdpSender, segment, group, port, interface=side.address)
-    try:
-        return send_paced(sender.state, datagrams.rows.ctypes.data, datagrams.count, per_second, 0)
-    finally:
-        sender.close()
+    """Send datagrams out of a side by the kernel; return how many went out, when they are through."""
+
+    def work() -> int:
+        sender = UdpSender(Segment.anonymous(65_536), group, port, interface=side.address)
+        try:
+            return send_paced(sender.state, datagrams.rows.ctypes.data, datagrams.count, per_second, 0)
+        finally:
+            sender.close()
+
+    return side.transmit(work)
 
 
 def send_frames(side: Side, frames: list[bytes]) -> None:
-    """Put whole Ethernet frames on the cable."""
+    """Put whole Ethernet frames on the cable; return when they are through."""
 
     def work() -> None:
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
-            sock.bind((side.interface, 0))
+        with packet_socket(side.interface, 0) as sock:
             for frame in frames:
                 sock.send(frame)
 
-    side.run(work)
+    side.transmit(work)
 
 
 def plain_frames(rig: Rig) -> socket.socket:
     """Return an ordinary packet socket at the client: the reference for what came over the cable."""
-
-    def work() -> socket.socket:
-        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        sock.setsockopt(263, 23, 1)  # PACKET_IGNORE_OUTGOING
-        sock.bind((rig.client.interface, 0x0003))
-        sock.settimeout(5)
-        return sock
-
-    return rig.client.run(work)
+    return rig.client.run(packet_socket, rig.client.interface, 0x0003)
