@@ -75,11 +75,13 @@ def walk_books() -> None:
 
 def warm_wire() -> None:
     """Compile what a live feed runs besides."""
+    from nimbus.feed.dpdk import warm_bridge
     from nimbus.feed.recorder import RECORDER, pack_block
     from nimbus.feed.source import warm_sources
     from nimbus.feed.udp_send import warm_sender
 
     warm_sources()
+    warm_bridge()
     warm_sender()
     blank, block = np.zeros(1, RECORDER.dtype), np.zeros(8, np.int64)
     blank["ring"] = block.ctypes.data  # one block, which is not ready

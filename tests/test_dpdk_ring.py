@@ -216,6 +216,7 @@ def test_indexes_left_between_two_stores_are_healed(bridge, attach, path):
     segment = Segment.attach(path, writable=True)
     segment.words(segment.areas["dpdk.frames"][0] + 272, 1)[0] = 0  # died before its own copy was stored
     segment.words(segment.areas["dpdk.frames"][0] + 256, 1)[0] = 99  # and with a wrong guess of the head
+    segment.words(segment.areas["dpdk.bridge"][0] + 136, 1)[0] = 0  # and before it had counted
     segment.close()
     second = bridge()
     pushed = [second.push(bytes([k])) for k in range(9)]

@@ -40,6 +40,7 @@ def test_the_kernels_of_every_part_were_looked_at(probe):
         "nimbus.feed.source.next_of", "nimbus.feed.source.wait_readable", "nimbus.feed.udp_send.send_paced",
         "nimbus.feed.recorder.pack_block", "nimbus.feed.af_packet.next_ring_frame",
         "nimbus.feed.af_xdp.next_xdp_frame", "nimbus.feed.udp.next_datagram",
+        "nimbus.feed.dpdk.next_bridge_frame", "nimbus.feed.dpdk._follow",
     }  # fmt: skip
     assert wanted - set(probe["compiled"]) == set()
     assert len(probe["compiled"]) > 200

@@ -19,6 +19,8 @@ import pathlib
 import struct
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+
 from nimbus.feed.dpdk_layout import (
     BRIDGE_AREA,
     BRIDGE_POLLING,
@@ -120,6 +122,16 @@ def _hand_back(source: int) -> None:
     if load_i64(source + _D.held) != 0:
         pop(load_i64(source + _D.ring))
         store_i64(source + _D.held, 0)
+
+
+def warm_bridge() -> None:
+    """Compile the kernels of the cold side: in the middle of a day is no time for it."""
+    blank = np.zeros(DPDK_SOURCE.size + RING_HEADER_SIZE, np.uint8)
+    source = int(blank.ctypes.data)
+    _ring_in_use(source)
+    _follow(source, 0)
+    _hand_back(source)
+    recover_consumer(source + DPDK_SOURCE.size)
 
 
 class BridgeStatus(NamedTuple):
@@ -238,6 +250,7 @@ class DpdkBridge:
 
         What lies in the ring from before is read first. Raises SourceError, one line.
         """
+        warm_bridge()
         self.path = pathlib.Path(path)
         self._mapping: _Mapping | None = _open(self.path)
         self._next: _Mapping | None = None
