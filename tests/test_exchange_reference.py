@@ -114,11 +114,11 @@ class Both:
         assert self.rig.published(self.seen) == self.twin.sent[self.seen :]
         self.seen = len(self.twin.sent)
         events = self.rig.events()
+        names = ("last_px", "last_qty", "leaves_qty", "liquidity")
         got = [
-            (KINDS[e["kind"]], e["number"], REASONS[e["reason"]], e["last_px"], e["last_qty"], e["leaves_qty"],
-             e["liquidity"])
+            (KINDS[e["kind"]], e["number"], REASONS[e["reason"]], *(e[name] for name in names))
             for e in events
-        ]  # fmt: skip
+        ]
         wanted = self.twin.said[self.heard :]
         self.heard = len(self.twin.said)
         assert len(got) == len(wanted), (got, wanted)

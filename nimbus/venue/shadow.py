@@ -121,9 +121,8 @@ def follow(shadow: int, books: BookState, limit: int) -> int:
     count = min(newest(store) - seq, limit)
     for number in range(seq + 1, seq + 1 + count):
         message = block_at(store, number) + LENGTH_SIZE
-        code = u1(message)
-        apply(books, message, number, 0, load_i64(shadow + _S.change))
-        _remember(shadow, books.symbols_max, message, code)
+        if apply(books, message, number, 0, load_i64(shadow + _S.change)) >= 0:
+            _remember(shadow, books.symbols_max, message, u1(message))
     if count > 0:
         store_i64(shadow + _S.seq, seq + count)
         follow_to(store, seq + count)  # from here on the slots may be written anew
