@@ -27,8 +27,10 @@ from daemon.outcome import write
 from daemon.pipeline import NEED_INPUT, STOPPED, run_inline
 from daemon.progress import showing_compilation
 from daemon.replay import Replay
+from daemon.start_up import masked, terminable
 from daemon.system import System, close_input, segment_size
 from daemon.warm import warm_up
+from daemon.wind_down import cancel_working
 from nimbus.feed.capture import CaptureError
 from nimbus.journal.segments import JournalError
 from nimbus.messages import HALTED, LAYOUT_VERSION
@@ -63,12 +65,14 @@ class Daemon:
         if core not in usable_cores():
             msg = f"run.core {core}: this process may use {', '.join(map(str, usable_cores()))}"
             raise CommandError(msg)
-        self.segment = create_segment(config)
-        try:
-            self._build(capture, core)
-        except BaseException:
-            self.segment.unlink()
-            raise
+        with masked() as unmask:
+            self.segment = create_segment(config)
+            try:
+                unmask()
+                self._build(capture, core)
+            except BaseException:
+                self.segment.unlink()
+                raise
 
     def _build(self, capture: pathlib.Path, core: int) -> None:
         config = self.config
@@ -119,10 +123,21 @@ class Daemon:
                 self.failure = str(error)
                 self.system.orders.kill_switch.set(JOURNAL, HALTED)
                 self.log.error("journal_failed", error=str(error))  # noqa: TRY400  one line, no traceback
+                await self._wind_down()
                 return
             if not self.thread.is_running and not self.ended.is_set():
+                if self.thread.error is not None:
+                    await self._wind_down()
                 self.log.info("capture_ended", result=self.failure or str(self.thread.result))
                 self.ended.set()
+
+    async def _wind_down(self) -> None:
+        """Stop the hot thread, if it still runs, and cancel what works: trading is HALTED for good."""
+        self.thread.request_stop()
+        if await asyncio.to_thread(self.thread.join, 10.0):
+            open_before = self.system.orders.pool.open_count
+            left = cancel_working(self.system)
+            self.log.warning("orders_cancelled", cancelled=open_before - left, left=left)
 
     async def main(self) -> None:
         """Run until SIGTERM or SIGINT."""
@@ -178,11 +193,13 @@ class Daemon:
 def run(config: Config, capture: pathlib.Path) -> None:
     """Run the daemon until it is told to stop; raises CommandError when anything failed meanwhile."""
     set_switch_interval()
-    with showing_compilation():
-        daemon: Any = Daemon(config, capture)
-    try:
-        uvloop.run(daemon.main())
-    finally:
-        daemon.close()
+    with terminable() as check:
+        with showing_compilation():
+            daemon: Any = Daemon(config, capture)
+        try:
+            check()
+            uvloop.run(daemon.main())
+        finally:
+            daemon.close()
     if daemon.failure:
         raise CommandError(daemon.failure)
