@@ -8,7 +8,7 @@ from typing import Any, Final
 from daemon.config import endpoint
 from daemon.system import System
 from daemon.wire_input import WireInput
-from nimbus.feed.snapshot_client import SnapshotClient
+from nimbus.feed.snapshot_client import LOADED, SnapshotClient, SnapshotEvent, SnapshotServer, warm_rows
 from nimbus.messages import HALTED
 from nimbus.orders.kill_switch import CONTROL
 
@@ -26,11 +26,15 @@ class FeedWatch:
         self._source, self._live = system.source, system.feed.live
         self._phase, self._lost, self._conflict = "live", 0, 0
         self._server = endpoint(system.config.feed.snapshot)
+        if self._server:
+            warm_rows(self._live.ring)
 
     async def run(self) -> None:
         """Poll what moved; a few words of shared memory each time."""
-        client = SnapshotClient(self._live, *self._server, tell=self._tell) if self._server else None
-        fetching = asyncio.create_task(client.run()) if client else None
+        fetching = None
+        if self._server:
+            client = SnapshotClient(self._live, SnapshotServer(*self._server), self._tell)
+            fetching = asyncio.create_task(client.run())
         refreshed = 0.0
         try:
             while True:
@@ -44,8 +48,12 @@ class FeedWatch:
             if fetching:
                 fetching.cancel()
 
-    def _tell(self, event: str, **fields: Any) -> None:
-        self._log.info(event, **fields)
+    def _tell(self, event: SnapshotEvent) -> None:
+        """Log how a try to load a snapshot ended."""
+        if event.kind == LOADED:
+            self._log.info("snapshot_loaded", messages=event.messages, next_seq=event.number)
+        else:
+            self._log.warning("snapshot_failed", reason=event.reason)
 
     def _look(self) -> None:
         """Tell what is being done about gaps; halt when the lines contradict each other."""

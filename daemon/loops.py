@@ -28,9 +28,10 @@ from daemon.pipeline import (
     take_news,
 )
 from nimbus.feed.source import next_of
-from nimbus.journal.log import free_slots
+from nimbus.journal.log import has_free
 from nimbus.market import BATCH_MAX, fetch, pass_time, take_packet
 from nimbus.orders.link import transport_work
+from nimbus.orders.rehearse import REHEARSE_NS, rehearse
 from nimbus.orders.reports import receive
 from nimbus.venue.paper import receive as venue_receive
 from ringbuf.agent import beat, idle, should_stop
@@ -82,7 +83,7 @@ def _tend_orders(p: Pipeline, now_ns: int) -> int:
 @kernel
 def run_compact(p: Pipeline, loop: Loop) -> int:
     """Run every agent in one thread; return STOPPED."""
-    packets = 0
+    packets = rehearsed_ns = 0
     while not should_stop(p.control):
         now_ns = clock_ns(loop.clock)
         done = 0
@@ -107,6 +108,9 @@ def run_compact(p: Pipeline, loop: Loop) -> int:
             done += take_intents(p, loop.clock, now_ns, 0)
         store_i64(p.control + _C.now_ns, now_ns)
         beat(loop.heartbeat, now_ns, done)
+        if done == 0 and now_ns - rehearsed_ns >= REHEARSE_NS:
+            rehearsed_ns = now_ns
+            rehearse(p.orders, now_ns)
         idle(loop.idler, done)
     return STOPPED
 
@@ -158,7 +162,7 @@ def run_strategy(p: Pipeline, loop: Loop) -> int:
     """
     while not should_stop(p.control):
         now_ns = clock_ns(loop.clock)
-        limit = BATCH_MAX if free_slots(p.strategy_stream) >= DECISIONS_ROOM else 0
+        limit = BATCH_MAX if has_free(p.strategy_stream, DECISIONS_ROOM) else 0
         done = work(p.strategy, now_ns, limit)
         journal_decisions(p, now_ns)
         if done > 0:
@@ -171,10 +175,14 @@ def run_strategy(p: Pipeline, loop: Loop) -> int:
 @kernel
 def run_orders(p: Pipeline, loop: Loop) -> int:
     """Run risk, order pool, encoding and the socket, and take reports in; return STOPPED."""
+    rehearsed_ns = 0
     while not should_stop(p.control):
         now_ns = clock_ns(loop.clock)
         done = take_intents(p, loop.clock, now_ns, 0)
         done += _tend_orders(p, now_ns)
         beat(loop.heartbeat, now_ns, done)
+        if done == 0 and now_ns - rehearsed_ns >= REHEARSE_NS:
+            rehearsed_ns = now_ns
+            rehearse(p.orders, now_ns)
         idle(loop.idler, done)
     return STOPPED

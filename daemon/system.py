@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import pathlib
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from nimbus.journal.log import Stream
 from nimbus.journal.types import NEWS as NEWS_TAKEN
 from nimbus.journal.types import RUN_START, STATE_CHANGE, RecordType
 from nimbus.market import Market, renew
-from nimbus.messages import DISARMED, JOURNAL, LAYOUT_VERSION, NEWS, ORDER, PAPER
+from nimbus.messages import DISARMED, JOURNAL, LAYOUT_VERSION, NEWS, ORDER, PAPER, WIRE
 from nimbus.orders.agent import Orders
 from nimbus.orders.kill_switch import OPERATOR
 from nimbus.orders.link import create_transport
@@ -41,6 +41,7 @@ from ringbuf.histogram import Histogram
 from ringbuf.jit import source_digest
 from ringbuf.segment import Segment
 from ringbuf.seqlock import create_cells
+from ringbuf.spsc import create_ring
 from strategy.agent import Strategy
 from strategy.news import NewsConfig, NewsSchedule, build_schedule
 from strategy.news_file import news_path, read_news
@@ -103,6 +104,20 @@ def open_capture(path: pathlib.Path, config: Config, segment: Segment) -> Captur
         return CaptureSource.open(path, date=dt.date.fromisoformat(config.feed.date), segment=segment)
     except CaptureError as error:
         raise CommandError(str(error)) from None
+
+
+class Rings(NamedTuple):
+    """Records of the rings between the agents."""
+
+    events: int
+    decisions: int
+    intents: int
+    out: int
+    inbound: int
+
+
+DEEP: Final = Rings(events=4_096, decisions=4_096, intents=1_024, out=1_024, inbound=4_096)
+SHALLOW: Final = Rings(events=512, decisions=512, intents=64, out=64, inbound=256)
 
 
 @dataclasses.dataclass(slots=True)
@@ -179,18 +194,19 @@ class System:
             live_orders_max=config.book.live_orders_max,
             levels_max=config.book.levels_max,
         )
-        self.market = Market(self.segment, self.feed, self.books)
+        rings = self._rings()
+        self.market = Market(self.segment, self.feed, self.books, events_capacity=rings.events)
         self.streams = [
             Stream(self.segment, number, epoch=config.epoch, capacity=config.journal.ring_records)
             for number in (CONTROL_STREAM, STRATEGY_STREAM, ORDERS_STREAM, MARKET_STREAM)
         ]
-        self.orders = self._orders()
+        self.orders = self._orders(rings)
         is_paper = config.venue.kind == "paper"
         self.venue = self._venue() if is_paper else None
         self.transport = None if is_paper else self._transport()
         self.news_cells = create_cells(self.segment, "news", symbols_max, NEWS)
         self.model = load_model(config, self.segment, symbols_max)
-        self.strategy = self._strategy(recorder)
+        self.strategy = self._strategy(recorder, rings)
         stages = STAGES if is_paper else STAGES + WIRE_STAGES
         self.histograms = {stage: Histogram.create(self.segment, f"latency.{stage}") for stage in stages}
         self.clock = Clock(self.segment, "clock", TSC, origin=MONOTONIC)
@@ -213,7 +229,12 @@ class System:
             control=self.control_addr,
         )
 
-    def _orders(self) -> Orders:
+    def _rings(self) -> Rings:
+        """One live thread empties each ring at once: few records, so that they stay in its caches."""
+        is_compact = self.capture is None and self.config.run.placement != "dedicated"
+        return SHALLOW if is_compact else DEEP
+
+    def _orders(self, rings: Rings) -> Orders:
         config, books = self.config, self.books.state
         orders = Orders(
             self.segment,
@@ -226,6 +247,8 @@ class System:
             open_orders_max=config.risk.open_orders_max,
             timestamp_digits=config.orders.timestamp_digits,
             limits=_limits(config),
+            out=create_ring(self.segment, "orders.out", rings.out, WIRE),
+            inbound=create_ring(self.segment, "orders.in", rings.inbound, WIRE),
             comp_ids=(config.venue.sender, config.venue.target),
         )
         if config.venue.kind == "paper":
@@ -265,7 +288,7 @@ class System:
             epoch=config.epoch,
         )
 
-    def _strategy(self, recorder: int) -> Strategy:
+    def _strategy(self, recorder: int, rings: Rings) -> Strategy:
         config = self.config
         strategy = Strategy(
             self.segment,
@@ -276,6 +299,8 @@ class System:
             plan=self.model.state,
             rule=self.model.rule_addr,
             recorder=recorder,
+            intents_capacity=rings.intents,
+            decisions_capacity=rings.decisions,
             interval_ns=config.strategy.interval_ms * 1_000_000,
             journal_decisions=config.journal.decisions,
             trading=config.strategy.trading(),

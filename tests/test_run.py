@@ -397,6 +397,12 @@ def test_with_no_room_in_the_journal_the_orders_that_are_left_are_counted(captur
         assert cancel_working(system) == system.orders.pool.open_count > 0
 
 
+@pytest.fixture
+def hooks(monkeypatch):
+    """Restore what an ended start leaves to its ending process."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+
+
 def begin(callback, fault: str = "") -> None:
     """Build something under terminable(): a compiler calls back, and may fail by it."""
     with terminable() as check:
@@ -406,19 +412,38 @@ def begin(callback, fault: str = "") -> None:
         check()
 
 
+@pytest.mark.usefixtures("hooks")
 def test_an_interrupt_that_a_callback_lost_still_ends_the_start(capsys):
     """The compiler calls Python back through ctypes, where an exception is printed and lost."""
     interrupted = ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(RuntimeError, match="its own"):
+        begin(ctypes.CFUNCTYPE(None)(lambda: None), "its own")
     for fault in ("", "half-made"):
         with pytest.raises(KeyboardInterrupt):
             begin(interrupted, fault)
-    with pytest.raises(RuntimeError, match="its own"):
-        begin(ctypes.CFUNCTYPE(None)(lambda: None), "its own")
     assert signal.getsignal(signal.SIGTERM) is before
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.usefixtures("hooks")
+def test_a_lost_interrupt_comes_again_while_the_build_goes_on():
+    interrupted = ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGTERM))
+    steps = []
+
+    def build() -> None:
+        with terminable():
+            interrupted()
+            for step in range(6_000):  # a minute of compiling
+                time.sleep(0.01)
+                steps.append(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        build()
+    assert len(steps) < 6_000
+
+
+@pytest.mark.usefixtures("hooks")
 def test_a_masked_signal_arrives_when_what_it_undoes_is_known():
     made = []
 

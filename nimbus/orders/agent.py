@@ -113,11 +113,13 @@ class Orders:
 
     def log_on(self, *, logged_on: bool = True) -> None:
         """Set the session word: in replay the session starts logged on."""
-        self._session[0]["logged_on"] = logged_on
+        if bool(self._session[0]["logged_on"]) != logged_on:  # an equal store would take the line away
+            self._session[0]["logged_on"] = logged_on
 
     def set_resending(self, *, resending: bool) -> None:
         """Set the session word that holds new orders back while a gap is open (R20)."""
-        self._session[0]["resending"] = resending
+        if bool(self._session[0]["resending"]) != resending:
+            self._session[0]["resending"] = resending
 
     @property
     def next_seq(self) -> int:

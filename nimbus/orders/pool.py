@@ -95,6 +95,12 @@ def prepare(pool: int, cause_seq: int) -> int:
 
 
 @inlined
+def next_order(pool: int) -> int:
+    """Return the address of the slot that the next order will have, as prepare() has filled it."""
+    return load_i64(pool + _POOL.orders) + (load_i64(pool + _POOL.count) + 1) * _ORDER_SIZE
+
+
+@inlined
 def _link(pool: int, number: int) -> int:
     return load_i64(pool + _POOL.links) + number * _LINK_SIZE
 

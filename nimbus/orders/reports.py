@@ -12,7 +12,7 @@ from typing import Final
 
 from nimbus.fix import tags
 from nimbus.fix.parse import FIELDS, find, parse, to_char, to_int, to_px, to_qty, value_at
-from nimbus.journal.log import append, free_slots
+from nimbus.journal.log import append, has_free
 from nimbus.journal.types import RecordType
 from nimbus.messages import (
     FILL,
@@ -352,7 +352,7 @@ def receive(orders: int, now_ns: int) -> int:
         wire = front(ring)
         if wire == 0 or load_i64(wire + _WIRE.due_ns) > now_ns:
             break
-        if free_slots(load_i64(orders + _ORDERS.stream)) < JOURNAL_ROOM:
+        if not has_free(load_i64(orders + _ORDERS.stream), JOURNAL_ROOM):
             count(orders, _ORDERS.stalls)
             break
         size = min(load_u32(wire + _WIRE.size), WIRE_BYTES_MAX)

@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import Any, Final
 
 from nimbus.fix.tags import PX_MAX, QTY_MAX
-from nimbus.journal.log import free_slots
+from nimbus.journal.log import has_free
 from nimbus.messages import (
     BOOK_CROSSED,
     BOOK_FAULTY,
@@ -299,7 +299,8 @@ def check(risk: int, intent: int, now_ns: int) -> int:
     if field:
         return _deny(risk, INSANE, field, 0)
     obstacle = session_obstacle(load_i64(risk + _RISK.session))
-    if obstacle == 0 and free_slots(load_i64(risk + _RISK.stream)) <= load_i64(risk + _RISK.journal_reserve):
+    stream, reserve = load_i64(risk + _RISK.stream), load_i64(risk + _RISK.journal_reserve)
+    if obstacle == 0 and not has_free(stream, reserve + 1):
         obstacle = JOURNAL_LOW
     if obstacle:
         return _deny(risk, SESSION_DOWN, obstacle, 0)
