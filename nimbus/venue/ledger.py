@@ -55,10 +55,14 @@ class Ledger:
             return
         try:
             self._file = path.open("a+b", buffering=0)
-            self._load()
         except OSError as error:
             msg = f"{path}: {error.strerror or error}"
             raise LedgerError(msg) from None
+        try:
+            self._load()
+        except BaseException:
+            self._file.close()
+            raise
 
     def _load(self) -> None:
         self._file.seek(0)
