@@ -23,7 +23,7 @@ from daemon.admin.app import build
 from daemon.admin.fills import RecentFills
 from daemon.admin.views import SystemViews
 from daemon.config import Config
-from daemon.errors import CommandError, output_folder
+from daemon.errors import CommandError, output_folder, writing
 from daemon.feed_watch import FeedWatch
 from daemon.fix_session import FixSession
 from daemon.logs import logger
@@ -37,6 +37,9 @@ from daemon.system import System, segment_size
 from daemon.threads import HotLoop, create_loops, keep_off
 from daemon.warm import warm_up
 from daemon.wind_down import cancel_at_venue, cancel_working
+from daemon.wire_input import WireInput
+from nimbus.feed.kinds import SourceError
+from nimbus.feed.recorder import Recorder
 from nimbus.journal.segments import JournalError
 from nimbus.messages import DISARMED, HALTED, LAYOUT_VERSION
 from nimbus.orders.kill_switch import CONTROL, JOURNAL, OPERATOR
@@ -45,6 +48,7 @@ from ringbuf.agent import clear_stop, request_stop
 from ringbuf.segment import Segment, SegmentError, remove_orphans
 
 SEGMENT_NAME: Final = "contrafusion-{epoch}"
+PACKETS: Final = "packets"  # the recording is FOLDER/packets-NUMBER.pcapng
 JOIN_S: Final = 10.0
 RECALIBRATE_S: Final = 1.0
 _MS: Final = 1e-3
@@ -95,6 +99,7 @@ class Daemon:
         self.views = SystemViews(self.system, self.loops, fills)
         self.session = FixSession(self.system, self.folder, self.log) if self.system.transport else None
         self.watch = FeedWatch(self.system, self.log) if capture is None else None
+        self.recorder = self._recorder()
         self.ended = asyncio.Event()
 
     def _loops(self, capture: pathlib.Path | None) -> list[HotLoop]:
@@ -109,6 +114,29 @@ class Daemon:
         self.system.control["clock"] = loops[0].clock.addr
         self.system.strategy.head["clock"] = loops[len(loops) // 2].clock.addr
         return loops
+
+    def _recorder(self) -> Recorder | None:
+        """Begin to record the packets of a live session beside its journal, if that is wanted."""
+        feed, source = self.config.feed, self.system.source
+        if not feed.record or not isinstance(source, WireInput):
+            return None
+        try:
+            with writing(self.folder):
+                for old in self.folder.glob(f"{PACKETS}-*.pcapng"):
+                    old.unlink()
+                return Recorder(self.segment, feed.interface, self.folder, source.recorded, prefix=PACKETS)
+        except SourceError as error:
+            raise CommandError(str(error)) from None
+
+    def _end_recording(self) -> None:
+        """Close the recording; what it lost is told, and is no loss of the session."""
+        if self.recorder is None:
+            return
+        self.recorder.close()
+        counts = self.recorder.counters()
+        self.log.info("recorded", **counts)
+        if self.recorder.error or counts["dropped"]:
+            self.log.warning("recording_incomplete", reason=self.recorder.error, dropped=counts["dropped"])
 
     def _damage(self, reason: str) -> None:
         self.failure = reason
@@ -216,6 +244,7 @@ class Daemon:
     def _stop(self, elapsed_s: float) -> None:
         """Stop the hot threads, close the journal, write the results."""
         request_stop(self.stop_word)
+        self._end_recording()
         if not all(hot.thread.join(JOIN_S) for hot in self.loops):
             self.failure = "a hot thread did not stop: no results were written"
             self.log.error("hot_thread_stuck")

@@ -45,12 +45,14 @@ class WireInput:
     """Own the sources of a live session; `state` goes to the loops.
 
     requests_fd: socket on which rerequests are sent, -1 = there is no server.
+    recorded: what a recording of the session must hold: the lines, and the replies.
     """
 
     truncated = False
 
     def __init__(self, config: FeedConfig, segment: Segment) -> None:
         self.subscriptions = subscriptions_of(config)
+        self.recorded = list(self.subscriptions)
         owners: list[Source] = []
         try:
             owners += self._lines(config, segment)
@@ -59,6 +61,7 @@ class WireInput:
                 replies = UdpSocket(segment, config.address, 0, line=LINE_RECOVERY, name="replies")
                 owners.append(replies)
                 self.requests_fd = replies.fd
+                self.recorded.append(Subscription(None, replies.port))
             self._sources = Sources(segment, owners)
         except SourceError as error:
             for owner in owners:
@@ -127,6 +130,10 @@ def problems_of(config: Any) -> list[str]:
         found.append("feed.bridge: must name the segment of the DPDK bridge, is empty")
     if not feed.line_a:
         found.append("feed.line_a: must name group and port of line A, is empty")
+    if feed.record and feed.source not in {"af_packet", "udp"}:
+        found.append(f"feed.record: a tap sees the packets of af_packet and udp, not of {feed.source!r}")
+    if feed.record and not feed.interface:
+        found.append("feed.interface: must name the interface that is recorded, is empty")
     if (feed.rerequest or feed.source == "udp") and not feed.address:
         found.append("feed.address: must be an own address for udp and for rerequests, is empty")
     return found

@@ -11,10 +11,11 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -158,14 +159,14 @@ def measure_daemon(session: Session, model: str, more: Mapping[str, Any]) -> dic
     return row
 
 
-def measure(session: Session) -> dict[str, Any]:
-    """Measure the three and return them with their ratios to the floor."""
-    session.folder.mkdir(parents=True, exist_ok=True)
-    rows = {
-        "echo": measure_echo(session),
-        "rule": measure_daemon(session, "linear", {}),
-        "model": measure_daemon(session, "rule", {}),
-    }
+def measure(session: Session, tell: Callable[[str], object]) -> dict[str, Any]:
+    """Measure the three and return them with their ratios to the floor; tell(what comes next)."""
+    rows: dict[str, Any] = {}
+    for name, model in (("echo", ""), ("rule", "linear"), ("model", "rule")):
+        tell(name)
+        for part in ("venue", "run"):  # a day of its own: the venue would go on with its ledger
+            shutil.rmtree(session.folder / part, ignore_errors=True)
+        rows[name] = measure_daemon(session, model, {}) if model else measure_echo(session)
     floor = rows["echo"]["p50_ns"]
     for row in rows.values():
         row["ratio_p50"] = round(row["p50_ns"] / floor, 3)
