@@ -250,6 +250,18 @@ def test_systemd_finds_nothing_wrong_with_the_units(installed):
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("contrafusion-*.conf")), ids=lambda path: path.name)
+def test_systemd_finds_nothing_wrong_with_a_drop_in(installed, path):
+    folder = installed / "contrafusion.service.d"
+    folder.mkdir()
+    words = ("verify", "--man=no", "--recursive-errors=no", "./contrafusion.service")
+    shutil.copy(path, folder)
+    done = analyze(installed, *words)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    (folder / path.name).write_text(path.read_text().replace("CapabilityBoundingSet", "CapabilitySet"))
+    assert "'CapabilitySet'" in analyze(installed, *words).stderr, "it was looked at"
+
+
 def test_systemd_would_find_a_word_it_does_not_know(installed):
     unit = installed / "contrafusion.service"
     unit.write_text(unit.read_text().replace("RestrictNamespaces=yes", "RestrictNamespace=yes"))
