@@ -55,7 +55,8 @@ dpdk:                           ## out/contrafusion-dpdk-bridge, against the sys
 		$(BRIDGE)/*.c -o $(OUT)/contrafusion-dpdk-bridge $$($(PKG_CONFIG) --libs libdpdk)
 
 dpdk-deps:                      ## what it needs, from Debian 12 (as root; 33 MB, 166 MB installed)
-	apt-get install --yes --no-install-recommends gcc make pkg-config libdpdk-dev
+	apt-get update --quiet
+	apt-get install --yes --quiet --no-install-recommends gcc make pkg-config libdpdk-dev
 
 clean:                          ## remove what the targets made, and compiled kernels of old sources
 	rm -rf $(OUT) models .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks $${XDG_CACHE_HOME:-$$HOME/.cache}/contrafusion
