@@ -124,7 +124,7 @@ class Engine:
     """
 
     def __init__(self, settings: SessionSettings, port: Port, *, settle: bool = False) -> None:
-        self.settings, self._port, self._settle = settings, port, settle
+        self.settings, self._port = settings, port
         self.is_settled = not settle
         self.state = State.CLOSED
         self.notices: deque[Notice] = deque(maxlen=NOTICES_MAX)
@@ -194,7 +194,7 @@ class Engine:
         if state is State.CLOSED:
             return Event.NONE
         silence = now_ns - self._port.received_ns
-        if self._port.received_ns > self._test_ns:  # any byte is a sign of life (S23)
+        if self._port.received_ns >= self._test_ns:  # any byte is a sign of life (S23)
             self._test_ns = 0
         if silence >= DEAD_AFTER * self.heartbeat_ns:
             return Event.DEAD

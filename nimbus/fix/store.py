@@ -88,9 +88,11 @@ class FileLog:
             self._file.truncate(at)
 
     def save(self, entry: Entry) -> None:
-        """Append an entry."""
+        """Append an entry; what stood before a reset is of no use any more."""
         line = _line(entry)
         try:
+            if entry.is_reset:
+                self._file.truncate(0)
             written = self._file.write(line)
         except OSError as error:
             msg = f"{self.path}: {error.strerror}"
