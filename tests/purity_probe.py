@@ -47,6 +47,7 @@ def main() -> None:
 
     warm_kernels(Config())
     walk_books()
+    warm_exchange()
     load_all()
     compiled = {name: fn for name, fn in dispatchers().items() if fn.signatures}
     result = {
@@ -70,6 +71,29 @@ def walk_books() -> None:
         capture.write_bytes(_ONE_MESSAGE)
         words = ["book", str(capture), "--bbo", f"{folder}/b.csv", "--depth", f"{folder}/d.csv"]
         assert contrafusion(words) == 0
+
+
+def warm_exchange() -> None:
+    """Compile what `contrafusion venue` runs."""
+    import dataclasses
+    import tempfile
+
+    from daemon.exchange import warm_up
+    from daemon.exchange_config import ExchangeConfig
+    from daemon.exchange_system import ExchangeSystem
+
+    with tempfile.TemporaryDirectory() as folder:
+        base = ExchangeConfig()
+        system = ExchangeSystem(
+            dataclasses.replace(
+                base,
+                flow=dataclasses.replace(base.flow, source="none"),
+                run=dataclasses.replace(base.run, folder=folder),
+                rerequest=dataclasses.replace(base.rerequest, port=0),
+            )
+        )
+        warm_up(system)
+        system.close()
 
 
 def planted(heap_calls: Any, kernel: Any) -> dict[str, list[str]]:

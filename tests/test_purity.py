@@ -37,6 +37,9 @@ def test_the_kernels_of_every_part_were_looked_at(probe):
         "strategy.agent.work", "bicep.plan.kernels.infer", "nimbus.orders.send.take_intent",
         "nimbus.orders.reports.receive", "nimbus.fix.parse.parse", "nimbus.venue.paper.receive",
         "nimbus.venue.queue_model.on_change", "nimbus.journal.log.append",
+        "nimbus.venue.exchange_loop.run_exchange", "nimbus.venue.engine_flow.step_flow",
+        "nimbus.venue.engine_orders.new_order", "nimbus.venue.lines.transmit", "nimbus.venue.shadow.follow",
+        "nimbus.venue.rerequests.answer", "nimbus.venue.gateway.push_request",
     }  # fmt: skip
     assert wanted - set(probe["compiled"]) == set()
     assert len(probe["compiled"]) > 200
