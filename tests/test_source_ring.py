@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import socket
+import threading
 
 import captures as c
 import pytest
@@ -24,7 +25,9 @@ from net.traffic import (
 from nimbus.feed.af_packet import AfPacketV2
 from nimbus.feed.decode import Feed, Subscription, open_packet
 from nimbus.feed.source import SourceError, wait_readable
+from nimbus.feed.udp_send import UdpSender, send_paced
 from nimbus.messages import LINK_ETHERNET, STAMP_KERNEL
+from ringbuf.agent import create_stop, request_stop
 from ringbuf.segment import Segment
 
 LINES = (Subscription(GROUP_A, PORT_A, 0), Subscription(GROUP_B, PORT_B, 1))
@@ -110,6 +113,22 @@ def test_a_vlan_tag_stands_in_the_frame_although_linux_takes_it_out(rig, ring, s
     send_frames(rig.exchange, [frame, udp_frame(b"plain"), frame])
     assert hand.all() == [frame, udp_frame(b"plain"), frame]
     assert ring.counters()["tagged"] == 2
+
+
+def test_nothing_unfiltered_gets_in_while_the_ring_is_opened(rig, tap, segment):
+    stop, foreign = create_stop(segment), Datagrams.numbered(1_000_000, 32)
+    table = (foreign.rows.ctypes.data, foreign.count, 0, stop)
+    sender = rig.exchange.run(UdpSender, segment, GROUP_A, PORT_A + 1, interface="10.77.0.1")
+    thread = threading.Thread(target=send_paced, args=(sender.state, *table))
+    thread.start()
+    try:
+        rings = [tap(name=f"ring{k}") for k in range(20)]
+        assert [ring.counters()["offered"] for ring in rings] == [0] * 20
+    finally:
+        request_stop(stop)
+        thread.join()
+        sender.close()
+    assert sender.counters()["sent"] > 0
 
 
 def test_our_own_frames_are_not_given(rig, ring, segment):
@@ -261,9 +280,8 @@ def test_a_missing_capability_is_named(rig, segment):
         rig.client.enter()
         return without_capabilities(lambda: AfPacketV2(segment, "mdc0"), CAP_NET_RAW)
 
-    with pytest.raises(
-        SourceError, match=r"^source af_packet needs CAP_NET_RAW: `setcap cap_net_raw\+ep /.*"
-    ) as e:
+    words = r"^a packet socket \(AF_PACKET\) needs CAP_NET_RAW: `setcap cap_net_raw\+ep /.*=CAP_NET_RAW of"
+    with pytest.raises(SourceError, match=words) as e:
         in_thread(attempt)
     assert "\n" not in str(e.value)
 

@@ -2,7 +2,8 @@
 
 A system call a datagram, a few tenths of a microsecond when there is none.  It needs no capability, and is
 what receives the replies of a rerequest server (the requests are sent on the same descriptor).  The receive
-time is Linux's (SO_TIMESTAMPNS); without one it is ours.
+time is Linux's (SO_TIMESTAMPNS), which for a moment after the first socket was opened is the time of reading;
+without one it is ours.
 
 When the interface goes down nothing comes, and it goes on when the interface is up again; when another one
 with the address takes its place, `refresh` joins there.  Numbers: asm-generic/socket.h, linux/socket.h.

@@ -20,6 +20,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
 
@@ -87,6 +88,31 @@ def packet_socket(interface: str, protocol: int) -> socket.socket:
     return sock
 
 
+def stamping_socket() -> socket.socket:
+    """Return a socket that makes Linux stamp packets when they arrive, once it does so.
+
+    Linux begins a moment after it was asked, and until then gives the time at which a datagram is read.
+    """
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, 35, 1)  # SO_TIMESTAMPNS
+    sock.bind(("127.0.0.1", 0))
+    sock.settimeout(30)
+    for _ in range(3_000):
+        sock.sendto(b"", sock.getsockname())
+        time.sleep(0.002)
+        before_ns = time.time_ns()
+        _, control, _, _ = sock.recvmsg(8, 64)
+        seconds, ns = struct.unpack("qq", control[0][2])
+        if seconds * 10**9 + ns < before_ns:
+            return sock
+    msg = "Linux does not stamp packets at their arrival"
+    raise TimeoutError(msg)
+
+
+def mark() -> bytes:
+    return bytes(12) + struct.pack(">H", MARK) + bytes(46)
+
+
 class Side:
     """One namespace with its end of the cable."""
 
@@ -130,7 +156,7 @@ class Side:
             os.sched_setaffinity(threading.get_native_id(), {min(os.sched_getaffinity(0))})
             result = work()
             with packet_socket(self.interface, 0) as sock:
-                sock.send(bytes(12) + struct.pack(">H", MARK) + bytes(46))
+                sock.send(mark())
             marks.recv(2_048)
             return result
 
@@ -153,6 +179,21 @@ class Side:
         self.run(netlink.set_link, self.interface, up=up)
         if up:
             self.run(netlink.add_route, self.interface, "224.0.0.0", 4)
+            self.peer.reach()
+            self.reach()
+
+    def reach(self) -> None:
+        """Wait until frames from here arrive over there: Linux tells its queues of a new cable later."""
+        marks = self.peer.run(packet_socket, self.peer.interface, MARK)
+        marks.settimeout(0.01)
+        with marks, self.run(packet_socket, self.interface, 0) as sock:
+            for _ in range(3_000):
+                sock.send(mark())
+                with contextlib.suppress(TimeoutError):
+                    marks.recv(2_048)
+                    return
+        msg = f"no frame of {self.interface} arrives"
+        raise TimeoutError(msg)
 
 
 class Rig:
@@ -163,6 +204,7 @@ class Rig:
         self._stack = contextlib.ExitStack()
         try:
             self.exchange, self.client = self._side("mdx0", "10.77.0.1"), self._side("mdc0", "10.77.0.2")
+            self._stack.enter_context(stamping_socket())
             self.exchange.peer, self.client.peer = self.client, self.exchange
             self.plug()
         except OSError as error:
@@ -182,6 +224,8 @@ class Rig:
         ours.run(netlink.make_veth, ours.interface, other.interface, other.namespace, queues)
         for side in (ours, other):
             side.run(side.cable)
+        for side in (ours, other):
+            side.reach()
 
     def unplug(self) -> None:
         """Remove the pair."""
