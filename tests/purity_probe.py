@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 PACKAGES = ("ringbuf", "nimbus", "bicep", "strategy")
-MODULES = ("daemon.pipeline",)
+MODULES = ("daemon.pipeline", "daemon.loops")
 
 
 def dispatchers() -> dict[str, Any]:
@@ -92,6 +92,7 @@ def warm_wire() -> None:
 
 def warm_loops() -> None:
     """Compile the loops of the live placements."""
+    from daemon.config import Config
     from daemon.settings import adjusted
     from daemon.system import System
     from daemon.threads import LOOPS, create_loops
