@@ -133,9 +133,11 @@ def apply_message(market: MarketState, message: int) -> int:
 class Market:
     """Own the market agent's memory: its PACKET, its CHANGE, its words and the BOOK_EVENT ring."""
 
-    def __init__(self, segment: Segment, feed: Feed, books: Books) -> None:
+    def __init__(
+        self, segment: Segment, feed: Feed, books: Books, *, events_capacity: int = EVENTS_CAPACITY
+    ) -> None:
         self.feed, self.books = feed, books
-        self.events = create_ring(segment, "market.events", EVENTS_CAPACITY, BOOK_EVENT)
+        self.events = create_ring(segment, "market.events", events_capacity, BOOK_EVENT)
         self.state = MarketState(
             feed=feed.addr,
             books=books.state,

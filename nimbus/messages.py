@@ -12,7 +12,7 @@ from typing import Final
 
 from ringbuf.records import record
 
-LAYOUT_VERSION: Final = 1
+LAYOUT_VERSION: Final = 2
 
 # Sides, as FIX and ITCH spell them.
 BUY, SELL = ord("B"), ord("S")
@@ -133,7 +133,8 @@ BOOK_EVENT = record(
     u1  status      BOOK_* bits
     u1  short_sale  as in TOP_OF_BOOK
     u1  resting_side  side of the resting order that traded (B, S), 0 = not known; the aggressor is the other
-    2i8 pad         zero
+    i8  run         times the books had begun anew; what was known of a symbol is void when it rises
+    i8  pad         zero
     """,
 )
 
@@ -262,7 +263,7 @@ LIMITS = record(
     """
     i8  version         number of this set of limits, from 1
     i8  qty_max         R3: shares in one order
-    i8  lot_qty         R3: shares are a multiple of this
+    i8  lot_qty         R3: shares are a multiple of this, but for an order that closes all that is held
     i8  notional_max    R4: px x qty of one order
     i8  collar_bp       R5: distance from the reference price, basis points
     i8  rate_per_s      R9: orders a second
@@ -341,6 +342,41 @@ WIRE = record(
     """,
 )
 
+# SESSION_OUT.command: what the control loop wants of the connection.
+OUT_NUMBERS, OUT_OPEN, OUT_SEND, OUT_ESTABLISH, OUT_RELEASE, OUT_CLOSE = 1, 2, 3, 4, 5, 6
+
+SESSION_BYTES_MAX: Final = 960
+SESSION_IN = record(
+    "SESSION_IN",
+    f"""
+    i8  event       Event of nimbus/fix/table.py
+    i8  now_ns      time of the duty cycle
+    i8  seq         MsgSeqNum of the message, -1 = none
+    i8  next_in     number expected once this message has been handled
+    i8  highest     highest number received so far
+    i8  value       DISCONNECTED: errno, 0 = closed by the peer or by us; else 0
+    u4  size        bytes of the message
+    u4  kept_size   how many of them stand in bytes
+    i8  pad         zero
+    {SESSION_BYTES_MAX}u1 bytes  one FIX message
+    """,
+)
+SESSION_OUT = record(
+    "SESSION_OUT",
+    f"""
+    i8  command     OUT_NUMBERS, OUT_OPEN, OUT_SEND, OUT_ESTABLISH, OUT_RELEASE, OUT_CLOSE
+    i8  fd          OUT_OPEN: the connected socket
+    i8  next_in     OUT_NUMBERS: next incoming number
+    i8  next_out    OUT_NUMBERS: next outgoing number
+    i8  seq         OUT_SEND: number of a message sent again (GapFill), 0 = the next number
+    i8  new_seq     OUT_SEND of a GapFill: NewSeqNo, 0 = the next number at the time of sending
+    u4  msg_type    OUT_SEND: one or two characters, the first in the lowest byte
+    u4  size        bytes of body
+    i8  pad         zero
+    {SESSION_BYTES_MAX}u1 body  fields after the header, each with its SOH
+    """,
+)
+
 JOURNAL_PAYLOAD_SIZE: Final = 88
 JOURNAL = record(
     "JOURNAL",
@@ -362,5 +398,5 @@ JOURNAL = record(
 
 RECORDS: Final = (
     PACKET, TOP_OF_BOOK, DEPTH_LEVEL, DEPTH, BOOK_EVENT, CHANGE, NEWS, INTENT, DECISION, FILL, LIMITS,
-    POSITION, ORDER, WIRE, JOURNAL,
+    POSITION, ORDER, WIRE, SESSION_IN, SESSION_OUT, JOURNAL,
 )  # fmt: skip

@@ -48,3 +48,12 @@ def first_replay(day, tmp_path_factory):
     from replays import replay
 
     return replay(day, tmp_path_factory.mktemp("first") / "out")
+
+
+@pytest.fixture
+def rig():
+    """Return two network namespaces joined by a cable, or skip."""
+    from net.rig import Rig
+
+    with Rig() as joined:
+        yield joined

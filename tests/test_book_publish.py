@@ -111,9 +111,18 @@ def test_a_book_event_tells_the_change_the_top_and_five_levels_of_depth(market):
         "bid_px": 99, "ask_px": 101, "bid_qty": 1, "ask_qty": 6, "bid_depth_qty": 15, "ask_depth_qty": 146,
         "trade_px": 101, "trade_qty": 4, "order_ref": 21, "locate": 1, "cause": ord("E"),
         "flags": TOP_CHANGED | TRADED | DEPTH_CHANGED, "state": 0, "status": 0, "short_sale": 0,
-        "resting_side": SELL,
+        "resting_side": SELL, "run": 0,
     }  # fmt: skip
     assert not event["pad"].any()
+
+
+def test_an_event_says_how_often_the_books_began_anew(market):
+    event = np.zeros(1, BOOK_EVENT.dtype)
+    for run in range(3):
+        market.add(1, b"B", 100)
+        write_event(market.state, market.change.ctypes.data, event.ctypes.data)
+        assert int(event["run"][0]) == run
+        market.books.reset()
 
 
 def test_an_event_of_a_refused_message_reads_no_book_that_does_not_exist(market):

@@ -190,6 +190,37 @@ def test_a_limit_is_allowed_and_one_beyond_is_denied(limits, passes, fails, reas
     assert ready(**limits).send(**fails) == reason
 
 
+@pytest.mark.parametrize(
+    ("held", "working", "side", "qty", "passes"),
+    [
+        (30, 0, SELL, 30, True),
+        (-130, 0, BUY, 130, True),
+        (130, 100, SELL, 30, True),  # with the hundred on its way nothing would be left
+        (-130, 100, BUY, 30, True),
+        (30, 0, SELL, 29, False),
+        (30, 0, SELL, 31, False),
+        (30, 0, BUY, 30, False),
+        (130, 0, SELL, 30, False),
+        (30, 30, SELL, 30, False),
+        (0, 0, SELL, 30, False),
+        (-30, 0, SELL, 30, False),
+        (30, 30, SELL, 0, False),
+    ],
+)
+def test_an_odd_lot_leaves_only_when_it_closes_all_that_is_held(held, working, side, qty, passes):
+    rig = ready(lot_qty=100)
+    row = rig.position()
+    row["position_qty"] = held
+    row["open_buy_qty" if side == BUY else "open_sell_qty"] = working
+    assert rig.send(qty=qty, side=side) == (0 if passes else Reason.QTY)
+
+
+def test_an_odd_lot_is_still_bounded_by_the_largest_order():
+    rig = ready(lot_qty=100, qty_max=100)
+    rig.position()["position_qty"] = 130
+    assert rig.send(qty=130, side=SELL) == Reason.QTY
+
+
 def test_open_orders_are_bounded_per_symbol_and_in_total():
     rig = ready(symbol_open_orders_max=2, open_orders_max=3, position_max=10_000)
     assert [rig.send(), rig.send(), rig.send()] == [0, 0, Reason.OPEN_ORDERS]

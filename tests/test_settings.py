@@ -8,6 +8,7 @@ import pathlib
 import pytest
 
 from daemon.config import Config, config_hash, read_config
+from daemon.exchange_config import ExchangeConfig, read_exchange_config
 from daemon.settings import SettingsError, flatten, key_lines, to_toml
 from daemon.system import segment_size
 
@@ -90,9 +91,13 @@ def test_a_tree_written_as_toml_reads_back_equal(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.name)
 def test_an_example_configuration_names_every_setting(path):
-    read_config(path)
+    tree = read_exchange_config(path) if path.name == "venue.toml" else read_config(path)
     named = key_lines(path.read_text())
-    assert [key for key, _, _ in flatten(Config()) if key not in named] == []
+    assert [key for key, _, _ in flatten(tree) if key not in named] == []
+
+
+def test_the_example_of_the_exchange_holds_its_defaults():
+    assert read_exchange_config(ROOT / "configs" / "venue.toml") == ExchangeConfig()
 
 
 @pytest.mark.parametrize("text", ["1969-12-31", "2100-01-01", "9999-12-31", "0001-01-01"])

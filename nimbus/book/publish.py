@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from nimbus.book.layout import BOOK, BOOKS, COUNTERS, BookState, count
+from nimbus.book.layout import BOOK, BOOKS, COUNTERS, BookState, count, runs_ended
 from nimbus.book.walk import level_count, level_px, level_qty, nth_level
 from nimbus.messages import (
     BOOK_CROSSED,
@@ -190,6 +190,7 @@ def write_event(books: BookState, change: int, event: int) -> None:
     store_i64(event + _EVENT.trade_px, load_i64(change + _CHANGE.trade_px))
     store_i64(event + _EVENT.trade_qty, load_i64(change + _CHANGE.trade_qty))
     store_i64(event + _EVENT.order_ref, load_i64(change + _CHANGE.order_ref))
+    store_i64(event + _EVENT.run, runs_ended(books))
     store_u16(event + _EVENT.locate, locate)
     store_u8(event + _EVENT.cause, load_u8(change + _CHANGE.cause))
     store_u8(event + _EVENT.flags, load_u8(change + _CHANGE.flags))

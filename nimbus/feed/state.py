@@ -70,7 +70,8 @@ HELD = record(
     i8  size        bytes used
     i8  first       sequence number of the first message
     i8  count       messages
-    5i8 pad         zero
+    i8  last_ns     exchange time of its last well-formed message, -1 = none
+    4i8 pad         zero
     {HELD_BYTES_MAX}u1 bytes  the datagram, kept until the new run is believed or dropped
     """,
 )
@@ -113,6 +114,12 @@ FEED = record(
     i8  wrong_run     messages of unknown type or wrong length in a row
     i8  arbiter       address of the ARBITER of a live feed, 0 = a file: nothing can be repaired
     i8  pad           zero
+
+    i8  first_ns      exchange time of the first well-formed message of the datagram in hand, -1 = none
+    i8  last_ns       of its last
+    i8  newest_ns     newest exchange time delivered in this run, -1 = none
+    i8  heard_ns      receive time at which the present session was last alive
+    4i8 pad3          zero
 
     i8  frames        packets offered
     i8  delivered     packets of which at least one message block was handed on
