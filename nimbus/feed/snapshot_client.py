@@ -36,7 +36,7 @@ assert _HEADER.size == SNAPSHOT_ROW.at.bytes
 
 @dataclass(frozen=True, slots=True)
 class SnapshotServer:
-    """Where snapshots come from.  Times are in seconds; delay_s: after a failure, doubles up to delay_s_max."""
+    """Where snapshots come from; times in seconds.  delay_s: after a failure, doubles up to delay_s_max."""
 
     host: str
     port: int
@@ -215,7 +215,7 @@ class SnapshotClient:
             return
         session, waited_s = self._live.session, 0.0
         _HEADER.pack_into(self._row, 0, kind, wanted, seq, session[7::-1], session[:7:-1], len(data), count)
-        self._row[_HEADER.size : _HEADER.size + len(data)] = bytes(data)
+        ctypes.memmove(ctypes.addressof(self._row) + _HEADER.size, bytes(data), len(data))
         while push_many(self._live.ring, ctypes.addressof(self._row), 1) == 0:
             if self._live.wanted != wanted:
                 raise _Superseded
