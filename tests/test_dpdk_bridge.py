@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -497,6 +498,7 @@ def test_without_a_bridge_the_reader_says_what_to_start(path):
         reader(path)
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_says_what_to_install_when_dpdk_is_absent(tmp_path):
     done = subprocess.run(
         ["make", "-s", "-C", str(ROOT), "dpdk", "PKG_CONFIG=false", f"OUT={tmp_path}"],
