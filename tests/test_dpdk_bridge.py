@@ -415,7 +415,7 @@ def run(program: pathlib.Path, *words: str) -> tuple[int, list[str]]:
 def test_help_names_every_option(program):
     code, lines = run(program, "--help")
     assert code == 0
-    text = (SOURCES / "bridge.c").read_text()
+    text = (SOURCES / "options.c").read_text()
     options = re.findall(r'\{"([a-z-]+)", \w+_argument', text)
     assert len(options) == 7
     assert [option for option in options if f"--{option}" not in "\n".join(lines)] == []
