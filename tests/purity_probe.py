@@ -47,6 +47,7 @@ def main() -> None:
 
     warm_kernels(Config())
     walk_books()
+    exchange_messages()
     load_all()
     compiled = {name: fn for name, fn in dispatchers().items() if fn.signatures}
     result = {
@@ -70,6 +71,15 @@ def walk_books() -> None:
         capture.write_bytes(_ONE_MESSAGE)
         words = ["book", str(capture), "--bbo", f"{folder}/b.csv", "--depth", f"{folder}/d.csv"]
         assert contrafusion(words) == 0
+
+
+def exchange_messages() -> None:
+    """Compile what the FIX connection of the orders loop runs, and the control loop's side of it."""
+    from fix_link_rig import LinkRig
+
+    rig = LinkRig()
+    rig.establish()
+    rig.close()
 
 
 def planted(heap_calls: Any, kernel: Any) -> dict[str, list[str]]:
