@@ -50,6 +50,7 @@ def main() -> None:
     warm_wire()
     warm_loops()
     warm_exchange()
+    exchange_messages()
     load_all()
     compiled = {name: fn for name, fn in dispatchers().items() if fn.signatures}
     result = {
@@ -128,6 +129,15 @@ def warm_exchange() -> None:
         )
         warm_up(system)
         system.close()
+
+
+def exchange_messages() -> None:
+    """Compile what the FIX connection of the orders loop runs, and the control loop's side of it."""
+    from fix_link_rig import LinkRig
+
+    rig = LinkRig()
+    rig.establish()
+    rig.close()
 
 
 def planted(heap_calls: Any, kernel: Any) -> dict[str, list[str]]:

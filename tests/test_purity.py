@@ -46,6 +46,8 @@ def test_the_kernels_of_every_part_were_looked_at(probe):
         "nimbus.venue.exchange_loop.run_exchange", "nimbus.venue.engine_flow.step_flow",
         "nimbus.venue.engine_orders.new_order", "nimbus.venue.lines.transmit", "nimbus.venue.shadow.follow",
         "nimbus.venue.rerequests.answer", "nimbus.venue.gateway.push_request",
+        "nimbus.orders.link.transport_work", "nimbus.orders.doubt.doubt_pending",
+        "nimbus.fix.transport.exchange", "nimbus.fix.receive._take", "nimbus.fix.frames.cut",
     }  # fmt: skip
     assert wanted - set(probe["compiled"]) == set()
     assert len(probe["compiled"]) > 200

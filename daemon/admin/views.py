@@ -160,6 +160,7 @@ class SystemViews:
         lines = [
             _metric("feed_packets_total", "counter", {"": feed["frames"]}),
             _metric("feed_messages_total", "counter", {"": int(system.control["heartbeat"])}),
+            _metric("feed_next_seq", "gauge", {"": int(system.feed.record["expected"])}),
             _metric("feed_gaps_total", "counter", {"": feed["gaps"]}),
             _metric("feed_refused_total", "counter", _labelled("reason", system.feed.refused())),
             _metric("book_updates_total", "counter", {"": books["tops"]}),
