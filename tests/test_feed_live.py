@@ -550,3 +550,15 @@ def test_heartbeats_beyond_the_window_make_the_books_stale_and_are_believed_when
     feed.tick(2 * MS)
     assert (feed.feed.stale, feed.live.missing_now(), feed.requests) == (True, 4_997, [(0, 3, 30)])
     assert feed.feed.refused() == {"far_ahead": 3}
+
+
+def test_packets_before_the_first_look_at_the_clock_are_not_old():
+    feed = live(snapshot=True)
+    feed.datagram(datagram(900))
+    feed.tick(10**18)
+    assert (feed.live.wanted, feed.live.counters()["snapshots_failed"]) == (1, 0)
+    feed = live(servers=SERVERS)
+    feed.datagram(datagram(1))
+    feed.datagram(datagram(3))
+    feed.tick(10**18)
+    assert (feed.live.phase, feed.feed.stale) == ("waiting", False)

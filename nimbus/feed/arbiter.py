@@ -25,6 +25,7 @@ from nimbus.feed.arbiter_state import (
     LEVEL_LOST,
     LINE,
     LINES_MAX,
+    LIVE_SEQ_MAX,
     PHASE_LIVE,
     PHASE_SNAPSHOT,
     PHASE_WAITING,
@@ -35,7 +36,6 @@ from nimbus.feed.moldudp64 import (
     END_OF_SESSION,
     HEARTBEAT,
     MOLD,
-    SEQ_MAX,
     check_blocks,
     count_blocks,
     deliver,
@@ -260,7 +260,7 @@ def open_live(feed: int, at: int, size: int) -> int:
     if size < _MOLD_SIZE:
         return refuse(feed, SHORT_DATAGRAM)
     first, count = u8(at + _M.seq), u2(at + _M.count)
-    if first < 1 or first > SEQ_MAX:
+    if first < 1 or first > LIVE_SEQ_MAX:
         return refuse(feed, FOREIGN)
     if count in (HEARTBEAT, END_OF_SESSION):
         return _control(feed, arbiter, at, size, first, count, line)

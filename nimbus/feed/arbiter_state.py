@@ -25,6 +25,7 @@ LINES_MAX: Final = 4  # A, B, recovery, and one to spare
 GAP_MESSAGES_MAX: Final = 65_536  # messages in the window, unless configured otherwise
 WINDOW_MIN, WINDOW_MAX = 1_024, 1 << 22
 SERVERS_MAX: Final = 4
+LIVE_SEQ_MAX: Final = 1 << 48  # nine years at a message a microsecond; sums of such numbers do not overflow
 SCAN_MAX: Final = 4_096  # numbers looked at for a request in one duty cycle
 ROWS_MAX: Final = 64  # snapshot rows without messages that are taken in one duty cycle
 BACKOFF_MAX: Final = 6  # doublings of a waiting time

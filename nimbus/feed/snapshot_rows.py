@@ -9,6 +9,7 @@ from __future__ import annotations
 from nimbus.feed.arbiter_state import (
     ARBITER,
     LEVEL_SNAPSHOT,
+    LIVE_SEQ_MAX,
     PHASE_REREQUEST,
     PHASE_SNAPSHOT,
     ROW_BEGIN,
@@ -20,7 +21,7 @@ from nimbus.feed.arbiter_state import (
     SNAPSHOT_ROW,
 )
 from nimbus.feed.gaps import open_gap, want_snapshot
-from nimbus.feed.moldudp64 import SEQ_MAX, check_blocks
+from nimbus.feed.moldudp64 import check_blocks
 from nimbus.feed.state import FEED, OK, bump
 from nimbus.feed.window import is_here, slot_of
 from ringbuf.atomics import store_release
@@ -162,7 +163,7 @@ def take_rows(feed: int, arbiter: int) -> int:
                 return OK
         elif kind == ROW_BEGIN:
             _begin(feed, arbiter, row)
-        elif kind == ROW_END and 1 <= load_i64(row + _R.seq) <= SEQ_MAX:
+        elif kind == ROW_END and 1 <= load_i64(row + _R.seq) <= LIVE_SEQ_MAX:
             _finish(feed, arbiter, load_i64(row + _R.seq))
             pop(ring)
             return OK

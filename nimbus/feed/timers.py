@@ -31,7 +31,11 @@ def feed_timers(feed: int, now_ns: int) -> int:
     arbiter = load_i64(feed + _F.arbiter)
     if arbiter == 0:
         return 0
-    store_i64(arbiter + _A.now_ns, max(now_ns, load_i64(arbiter + _A.now_ns)))
+    before_ns = load_i64(arbiter + _A.now_ns)
+    if before_ns == 0:  # packets may have come before the first look at the clock
+        for since in (_A.hole_ns, _A.tail_ns, _A.heard_ns):
+            store_i64(arbiter + since, now_ns)
+    store_i64(arbiter + _A.now_ns, max(now_ns, before_ns))
     if load_i64(feed + _F.left) > 0:
         return OK  # the caller has not finished the last packet
     ring = load_i64(arbiter + _A.ring)
