@@ -159,6 +159,24 @@ def absent() -> str:
     return "" if count else "no GPU in this machine"
 
 
+def open_device(setting: str = "auto") -> tuple[Device | None, str]:
+    """Return the device for a setting ("auto", "cpu", "cuda"), and why there is none.
+
+    "auto" without a usable GPU is no device and the reason.  Raises DeviceError where "cuda" cannot be had.
+    """
+    if setting == "cpu":
+        return None, "the CPU was asked for"
+    if setting not in {"auto", "cuda"}:
+        msg = f"device {setting!r}: auto, cpu or cuda"
+        raise DeviceError(msg)
+    try:
+        return CupyDevice(), ""
+    except DeviceError as error:
+        if setting == "cuda":
+            raise
+        return None, str(error)
+
+
 class CupyDevice:
     """A GPU through CuPy: modules compiled by NVRTC for its architecture, loaded once at start."""
 

@@ -147,12 +147,12 @@ _KEY: Final = "u32 number, u32 left, u32 right"
 _TABLE: Final = (
     _kernel(
         "philox_words", "masks.cu", "const u32* counters, i32 count, u32 left, u32 right, u32* words",
-        _each("count"), 0, 32,
+        _each("count"), 0, 24,
     ),
     _kernel(
         "mask_words", "masks.cu",
         "i32 rows, i32 units, u32 number, u32 group, u32 left, u32 right, u32* words",
-        _each("rows", "units"), 0, 32,
+        _each("rows", "units"), 0, 40,
     ),
     _kernel(
         "score_histogram", "masks.cu",
@@ -163,25 +163,25 @@ _TABLE: Final = (
     _kernel(
         "score_mask", "masks.cu",
         "const f32* weights, const f32* norms, i32 count, i32 columns, u32 least, u8* mask, u32*+ kept",
-        _each("count"), 0, 32,
+        _each("count"), 0, 24,
     ),
-    _kernel("mask_2_4", "structured.cu", "const f32* weights, i32 groups, u8* mask", _each("groups"), 0, 32),
+    _kernel("mask_2_4", "structured.cu", "const f32* weights, i32 groups, u8* mask", _each("groups"), 0, 24),
     _kernel(
         "compress_2_4", "structured.cu", "const f32* weights, i32 groups, f32* values, u8* positions",
-        _each("groups"), 0, 32,
+        _each("groups"), 0, 24,
     ),
     _kernel(
         "expand_2_4", "structured.cu", "const f32* values, const u8* positions, i32 groups, f32* weights",
-        _each("groups"), 0, 32,
+        _each("groups"), 0, 24,
     ),
     _kernel(
-        "check_2_4", "structured.cu", "const f32* weights, i32 groups, u32*+ bad", _each("groups"), 0, 32
+        "check_2_4", "structured.cu", "const f32* weights, i32 groups, u32*+ bad", _each("groups"), 0, 16
     ),
     _kernel(
         "csr_layer_mc", "layer.cu",
         "const i32* rows, const i32* columns, const f32* weights, const f32* bias, const f32* x, "
         f"i32 x_samples, i32 units, i32 samples, u32 first_unit, u32 row, {_KEY}, f32* y",
-        _warp_each("units"), 1e-5, 48,
+        _warp_each("units"), 1e-5, 40,
     ),
     _kernel(
         "masked_linear", "linear.cu",
@@ -197,7 +197,7 @@ _TABLE: Final = (
     _kernel(
         "masked_linear_dx", "linear.cu",
         "const f32* inner, const f32* weights, const u8* mask, i32 n, i32 inputs, i32 outputs, f32* dx",
-        _tiles("inputs", "n"), 1e-5, 48,
+        _tiles("inputs", "n"), 1e-5, 40,
     ),
     _kernel(
         "masked_linear_dw", "linear.cu",
@@ -211,12 +211,12 @@ _TABLE: Final = (
         _jobs, 1e-5, 64,
     ),
     _kernel(
-        "expert_persistent", "persistent.cu", "char* box, char* jobs, char* answers", _one_block, 1e-5, 96,
+        "expert_persistent", "persistent.cu", "char* box, char* jobs, char* answers", _one_block, 1e-5, 80,
     ),
     _kernel(
         "indicators", "series.cu",
         "const f64* close, const f64* high, const f64* low, i32 bars, i32 instruments, f64* out",
-        _each("instruments"), 1e-9, 64, 64,
+        _each("instruments"), 1e-9, 56, 64,
     ),
     _kernel(
         "rolling_correlation", "series.cu",

@@ -13,10 +13,11 @@ import shutil
 import subprocess
 import tempfile
 
+import numpy as np
 from emulator.translate import translate
 
 from bicep import nvrtc
-from bicep.cuda import headers, read_source
+from bicep.cuda import ENTRIES, FOLDER, SOURCES, TYPES, headers, read_source
 
 HERE = pathlib.Path(__file__).parent
 FLAGS = ["-std=c++17", "-fPIC", "-shared", "-ffp-contract=off", "-fno-strict-aliasing", "-w"]
@@ -89,13 +90,53 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     return library
 
 
-def to_ptx(source: str, text: str, architecture: int = PTX_ARCHITECTURE) -> str:
-    """Compile a source of bicep/cuda, or a changed text of it, to PTX with line numbers."""
-    return nvrtc.compile_source(source, text, headers(), architecture, lines=True, ptx=True).ptx
+def to_ptx(source: str, changed: dict[str, str], architecture: int = PTX_ARCHITECTURE) -> str:
+    """Compile a source to PTX with line numbers; changed: file name -> text in place of its own."""
+    text = changed.get(source) or read_source(source)
+    included = {**headers(), **changed}
+    return nvrtc.compile_source(source, text, included, architecture, lines=True, ptx=True).ptx
 
 
-def load(source: str, text: str = "", architecture: int = PTX_ARCHITECTURE) -> ctypes.CDLL:
-    """Return the library of a source's kernels; text: in place of the source's own."""
+def shim_source() -> str:
+    """Return C++ with the emulator and every CUDA source, behind the same doors as translated PTX."""
+    parts = ['#include "shim.h"', '#include "runtime.cpp"']
+    parts += [f'#include "{name}"' for name in SOURCES]
+    for entry in ENTRIES.values():
+        kinds = {dtype: kind for kind, dtype in TYPES.items()}
+        kinds[np.uint8] = "char" if "expert" in entry.name else "u8"
+        values = ", ".join(
+            f"*({'const ' if a.is_const else ''}{kinds[a.dtype]}{'*' if a.is_pointer else ''}*)arguments[{n}]"
+            for n, a in enumerate(entry.arguments)
+        )
+        parts.append(
+            f"static void body_{entry.name}(emulator::Context* context, void** arguments) {{ "
+            f"shim::now = context; {entry.name}({values}); }}\n"
+            f'extern "C" const char* run_{entry.name}(emulator::Launch* launch, void** arguments) {{ '
+            f"return emulator::emulator_run(launch, body_{entry.name}, arguments); }}"
+        )
+    return "\n".join(parts) + "\n"
+
+
+def shim_headers() -> pathlib.Path:
+    """Write the headers of the CUDA sources to a folder; return it."""
+    folder = cache() / f"headers-{hashlib.blake2b(repr(headers()).encode(), digest_size=8).hexdigest()}"
+    folder.mkdir(exist_ok=True)
+    for name, text in headers().items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def shim(*flags: str) -> pathlib.Path:
+    """Compile the CUDA sources themselves with g++; return the library."""
+    folder = shim_headers()
+    sources = "".join(read_source(name) for name in SOURCES) + (HERE / "runtime.cpp").read_text()
+    digest = hashlib.blake2b((sources + repr(headers())).encode(), digest_size=8).hexdigest()
+    text = f"// {digest}\n{shim_source()}"
+    return compile_cpp("shim", text, f"-I{folder}", f"-I{FOLDER}", *flags)
+
+
+def load(source: str, changed=None, architecture: int = PTX_ARCHITECTURE) -> ctypes.CDLL:
+    """Return the library of a source's kernels; changed: see to_ptx."""
     runtime()
-    code, _ = translate(to_ptx(source, text or read_source(source), architecture))
+    code, _ = translate(to_ptx(source, changed or {}, architecture))
     return ctypes.CDLL(str(compile_cpp(source.removesuffix(".cu"), code)))

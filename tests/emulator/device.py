@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from emulator import build
 
-from bicep.cuda import SOURCES, Entry, Launch
+from bicep.cuda import Entry, Launch
 from bicep.device import DeviceError, DeviceLostError
 
 BUDGET = 2_000_000_000
@@ -41,11 +41,11 @@ class PtxCpuDevice:
     """The emulated device.
 
     seed: of the order of streams and of threads (0: in order).  libraries: source -> library instead of its
-    own. lose_after: launches after which the device is lost.  Failures that a launch shows are DeviceError.
+    own.  lose_after: launches after which the device is lost.  A fault of a kernel is a DeviceError.
     """
 
     def __init__(
-        self, seed: int = 0, *, libraries=None, lose_after=None, budget: int = BUDGET, load=build.load
+        self, seed: int = 0, *, libraries=None, lose_after=None, budget=BUDGET, load=build.load, runtime=None
     ):
         self.name, self.seed, self.budget = "emulated device (PTX on the CPU)", seed, budget
         self.launches = 0
@@ -56,7 +56,8 @@ class PtxCpuDevice:
         self._streams: list[Stream] = []
         self._memory: dict[int, Any] = {}
         self._lock = threading.RLock()
-        self._runtime = build.runtime() if load is build.load else None
+        self._runtime = runtime or build.runtime()
+        self._fresh = FRESH if runtime is None else 0  # sources run directly do not report their stores
 
     # ---- memory
     def _known(self, array: np.ndarray, flags: int) -> int:
@@ -66,13 +67,7 @@ class PtxCpuDevice:
         return at
 
     def _tell(self, what: str, *arguments: int) -> int:
-        libraries = [self._runtime] if self._runtime else self._all_libraries()
-        return max(int(getattr(library, f"emulator_{what}")(*arguments) or 0) for library in libraries)
-
-    def _all_libraries(self) -> list[ctypes.CDLL]:
-        for source in SOURCES:
-            self._library(source)
-        return list(self._libraries.values())
+        return getattr(self._runtime, f"emulator_{what}")(*arguments)
 
     def _library(self, source: str) -> ctypes.CDLL:
         if source not in self._libraries:
@@ -83,7 +78,7 @@ class PtxCpuDevice:
         self._check()
         raw = np.full(size + 512, 0xFF, np.uint8)
         array = raw[256 - raw.ctypes.data % 256 :][: max(size, 1)]
-        return self._known(array, FRESH)
+        return self._known(array, self._fresh)
 
     def free(self, address: int) -> None:
         del self._memory[address]
@@ -150,7 +145,7 @@ class PtxCpuDevice:
         launch.constant = ctypes.addressof(addresses)
         values = [np.array(value) for value in arguments]
         pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
-        call = getattr(self._library(entry.source), entry.name)
+        call = getattr(self._library(entry.source), f"run_{entry.name}")
         call.restype = ctypes.c_char_p
         if fault := call(ctypes.byref(launch), pointers):
             msg = f"{entry.name}: {fault.decode()}"

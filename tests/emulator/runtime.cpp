@@ -20,6 +20,7 @@
 #include <mutex>
 #include <vector>
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 #if !defined(__x86_64__)
@@ -30,6 +31,7 @@ namespace emulator {
 namespace {
 
 enum Status : uint8_t { READY, AT_BARRIER, AT_COLLECTIVE, DONE };
+[[maybe_unused]] constexpr size_t SLACK = 64;  // that the device of the tests leaves behind every allocation
 constexpr size_t STACK = 128 * 1024;
 
 struct Fiber {
@@ -454,8 +456,12 @@ const char* emulator_run(const Launch* launch, void (*body)(Context*, void**), v
     size_t room = STACK * state.fibers.size();
     char* stacks = (char*)mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     for (size_t n = 0; n < state.fibers.size(); ++n) state.fibers[n].stack = stacks + n * STACK;
-    std::vector<char> memory(context.shared_size + 64);
+    std::vector<char> memory(context.shared_size + 128);
     context.shared = memory.data() + (64 - (uintptr_t)memory.data() % 64) % 64;
+#if defined(__SANITIZE_ADDRESS__)
+    char* end = context.shared + context.shared_size;
+    __asan_poison_memory_region(end, memory.data() + memory.size() - end);
+#endif
     std::vector<uint32_t> blocks(launch->grid_x * launch->grid_y);
     for (uint32_t n = 0; n < blocks.size(); ++n) blocks[n] = n;
     shuffle_order(state, blocks);
@@ -471,6 +477,9 @@ const char* emulator_run(const Launch* launch, void (*body)(Context*, void**), v
         if (state.fault[0]) break;
     }
     munmap(stacks, room);
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_unpoison_memory_region(end, memory.data() + memory.size() - end);
+#endif
     memcpy(message, state.fault, sizeof message);
     return message[0] ? message : nullptr;
 }
@@ -487,13 +496,21 @@ void emulator_allocate(uint64_t at, uint64_t size, uint32_t flags) {
     areas[n].shadow.cells.clear();
     areas[n].written.assign(flags & FRESH ? size : 0, 0);
     areas[n].at.store(at, std::memory_order_release);
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_poison_memory_region((void*)(at + size), SLACK);
+#endif
     if (n == count) area_count.store(count + 1, std::memory_order_release);
 }
 
 void emulator_release(uint64_t at) {
     std::lock_guard<std::mutex> guard(areas_lock);
     for (int n = 0; n < area_count.load(); ++n)
-        if (areas[n].at.load() == at) areas[n].at.store(0, std::memory_order_release);
+        if (areas[n].at.load() == at) {
+#if defined(__SANITIZE_ADDRESS__)
+            __asan_unpoison_memory_region((void*)(at + areas[n].size), SLACK);
+#endif
+            areas[n].at.store(0, std::memory_order_release);
+        }
 }
 
 // The host has written this range.

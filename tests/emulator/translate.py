@@ -77,7 +77,7 @@ def translate(ptx: str) -> tuple[str, dict[str, Kernel]]:
         )
         kernel.code = f"static void body_{name}(Context* C, void** arguments) {{\n{reads}    {inside}\n}}\n"
         kernel.code += (
-            f'extern "C" const char* {name}(Launch* launch, void** arguments) {{\n'
+            f'extern "C" const char* run_{name}(Launch* launch, void** arguments) {{\n'
             f"    launch->static_shared = {kernel.static_shared};\n"
             f"    return emulator_run(launch, body_{name}, arguments);\n}}\n"
         )
