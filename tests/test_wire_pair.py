@@ -124,7 +124,7 @@ def session_again(seen: Session) -> Process:
 
 
 def test_a_storm_drops_and_the_books_are_whole_again(wire: VethPair, tmp_path: pathlib.Path) -> None:
-    """As fast as the venue can, into a ring that holds a fraction of it; the feed repairs what was dropped."""
+    """As fast as the venue can, into a ring that holds a fraction of it; what was dropped is repaired."""
     flow = {"flow.pace": "max", "feed.messages_max": 1, "feed.group_b": "", "snapshot.port": 26_480}
     with session(wire, tmp_path, flow, {"feed.ring_packets": 512, "run.idle": "backoff"}) as seen:
         seen.wait_for_the_end()
