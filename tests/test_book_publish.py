@@ -9,7 +9,7 @@ from market import AT, NS, Market, find_ref, read_cell
 
 from nimbus.book.invariants import FAULTS, check_books
 from nimbus.book.owner import symbol_word
-from nimbus.book.publish import TOP_CELL, mark, mark_all, publish_depth, write_event
+from nimbus.book.publish import DEPTH_CELL, TOP_CELL, mark, mark_all, publish_depth, write_event
 from nimbus.book.snapshot import state_hash
 from nimbus.messages import (
     BOOK_CROSSED,
@@ -18,6 +18,7 @@ from nimbus.messages import (
     BOOK_INCOMPLETE,
     BOOK_ONE_SIDED,
     BOOK_STALE,
+    DEPTH,
     DEPTH_CHANGED,
     SELL,
     STATE_CHANGED,
@@ -160,3 +161,18 @@ def test_after_a_reset_nothing_is_left_but_counters_and_update_numbers(market):
     assert find_ref(market.state, 5) == -1
     assert market.books.counters()["resets"] == 1
     assert market.add(5, b"B", 100) > 0
+
+
+def test_marks_of_the_market_as_a_whole_show_in_events_and_depths_and_leave_the_cells_alone(market):
+    market.add(1, b"B", 100)
+    update = market.books.top(1)["update"]
+    event, depth = np.zeros(1, BOOK_EVENT.dtype), np.zeros(DEPTH_CELL, np.uint8)
+    for marks, cleared in ((BOOK_STALE, 0), (BOOK_INCOMPLETE, BOOK_STALE), (0, BOOK_INCOMPLETE)):
+        mark(market.state, 0, marks, cleared, 0)
+        write_event(market.state, market.change.ctypes.data, event.ctypes.data)
+        publish_depth(market.state, 1)
+        depth_at = market.state.depths + DEPTH_CELL
+        read_cell(depth_at, depth.ctypes.data, DEPTH.size)
+        assert int(event["status"][0]) == depth[DEPTH.at.status] == BOOK_ONE_SIDED | marks
+        top = market.books.top(1)
+        assert (top["status"], top["update"]) == (BOOK_ONE_SIDED, update)

@@ -238,6 +238,16 @@ def test_a_quiet_top_in_a_live_feed_is_not_stale_but_a_silent_feed_is():
     assert rig.orders.last_denial() == (1001, 1000)
 
 
+@pytest.mark.parametrize("marks", [1, 16])
+def test_a_mark_of_the_market_as_a_whole_denies_every_symbol(marks):
+    rig = ready()
+    rig.top(0, status=4 | marks)
+    assert [rig.send(), rig.send(locate=2)] == [Reason.MARKET_DATA] * 2
+    assert rig.orders.last_denial() == (-marks, 0)
+    rig.top(0, status=4)
+    assert rig.send() == 0
+
+
 def test_a_one_sided_book_is_priced_by_the_last_mark_and_denied_without_one():
     rig = ready(collar_bp=100)
     rig.top(1, ask=0, status=4)
