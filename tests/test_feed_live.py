@@ -562,3 +562,26 @@ def test_packets_before_the_first_look_at_the_clock_are_not_old():
     feed.datagram(datagram(3))
     feed.tick(10**18)
     assert (feed.live.phase, feed.feed.stale) == ("waiting", False)
+
+
+def test_the_next_hole_has_its_own_age_when_the_first_one_is_filled():
+    feed = live(servers=SERVERS)
+    feed.tick(MS)
+    feed.datagram(datagram(1))
+    feed.datagram(datagram(3))
+    feed.tick(MS + 400 * US)
+    feed.datagram(datagram(5))
+    feed.datagram(control(8))
+    feed.tick(MS + 700 * US)
+    assert (feed.feed.stale, feed.live.phase, feed.requests) == (True, "rerequest", [(0, 2, 1)])
+    feed.datagram(datagram(2), B)
+    assert (numbers(feed), feed.feed.stale, feed.live.phase) == ([1, 2, 3], False, "waiting")
+    feed.tick(MS + 899 * US)
+    assert (feed.feed.stale, len(feed.requests)) == (False, 1)
+    feed.tick(MS + 900 * US)
+    assert (feed.feed.stale, feed.requests[1:]) == (True, [(0, 4, 1)])
+    feed.tick(MS + 950 * US)
+    feed.datagram(datagram(4), RECOVERY)
+    assert (feed.live.phase, feed.feed.stale) == ("rerequest", True)  # the heartbeat is as old as 5
+    feed.tick(MS + 1_000 * US)
+    assert feed.requests[2:] == [(0, 6, 2)]

@@ -38,7 +38,7 @@ LINE_NAMES: Final = ("A", "B", "recovery", "other")
 class LiveSettings:
     """How a live feed repairs itself; every number is a limit.
 
-    window_messages: messages that may wait behind a gap, a power of two; 114 bytes each.
+    window_messages: messages that may wait behind a gap, a power of two; 112 bytes each.
     gap_wait_us: how long the other line may take before the books are stale and the messages are requested.
     gap_timeout_ms: age at which a gap is given up, for a snapshot or for good.
     servers: (IPv4 address, UDP port) of rerequest servers, asked in turn.
