@@ -17,7 +17,8 @@ paper: $(READY)                 ## the paper exchange and the daemon on a real w
 	$(BIN)/python -m daemon.wire.paper --out $(OUT)/paper
 
 test: $(READY)                  ## unit, property, differential and scenario tests; then the stress tests alone
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not alone"
+	@cache=$$(mktemp -d) && trap 'rm -rf "$$cache"' EXIT && export XDG_CACHE_HOME="$$cache" && \
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not alone" && \
 	$(BIN)/python -m pytest -m "alone and not slow"
 
 lint: $(READY)                  ## style, types, layers
