@@ -39,6 +39,7 @@ _EXP: Final = (
 )
 _LN2_HIGH, _LN2_LOW = 0.693359375, -0.00021219444005471377
 EXP_MAX: Final = 87.0  # exp(87) = 6e37 is finite in float32
+GELU_MAX: Final = 40.0  # exponents beyond it change nothing in single precision
 
 Values = list[Any]
 
@@ -122,10 +123,10 @@ def exp(b: Any, x: Any) -> Any:
 
 
 def gelu(b: Any, x: Any) -> Any:
-    """Return tanh-GELU of a vector."""
+    """Return tanh-GELU of a vector; what is below 1e-16 stays there, and never becomes a denormal number."""
     cubic = fma(b, b.fmul(x, x), number(0.044715), number(1.0))
     twice = b.fmul(b.fmul(x, cubic), number(-2 * math.sqrt(2 / math.pi)))
-    return b.fdiv(x, b.fadd(number(1.0), exp(b, clamp(b, twice, -EXP_MAX, EXP_MAX))))
+    return b.fdiv(x, b.fadd(number(1.0), exp(b, clamp(b, twice, -GELU_MAX, GELU_MAX))))
 
 
 def loop(b: Any, count: Any, values: Values, body: Callable[[Any, Values], Values]) -> Values:
