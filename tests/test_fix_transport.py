@@ -328,6 +328,14 @@ def test_an_execution_that_is_too_long_halts_trading_and_uses_its_number(up):
     up.until(lambda: up.transport.word("delivered") == 1)
 
 
+def test_another_message_that_is_too_long_is_told_and_no_reason_to_halt(up):
+    up.peer.sendall(from_venue("B", 2, (58, "x" * 2_000)))
+    (event,) = up.wait(Event.OVERSIZED)
+    assert (event.message.msg_type, event.next_in) == ("B", 3)
+    assert (up.transport.word("unread"), up.transport.word("oversized")) == (1, 0)
+    assert up.send() == 0
+
+
 def test_numbers_are_what_the_control_loop_sets(rig):
     rig.transport.set_numbers(17, 300)
     rig.session_message("A")
