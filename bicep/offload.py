@@ -132,6 +132,16 @@ class Offload:
         self.chooser.observe(count, (self._clock() - start) * 1e6)
         return int(give_answers(self._jobs, self._answers, answers.ctypes.data, count))
 
+    def rest(self) -> bool:
+        """Use a quiet moment: measure again when load or costs have moved; return whether it did.
+
+        For turns that found nothing to do: it takes some milliseconds, and jobs wait meanwhile.
+        """
+        if self._gpu is None or not self.chooser.is_stale:
+            return False
+        self.remeasure(repeats=3)
+        return True
+
     def remeasure(self, sizes: Sequence[int] = SIZES, repeats: int = REPEATS) -> Costs | None:
         """Time both back ends on jobs of zeros, and let the chooser go on with that; a second or so.
 

@@ -7,6 +7,7 @@ last line has a digest of what was checked and how it came out, without timings,
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import sys
@@ -123,7 +124,7 @@ def _check_case(device: Device, case: Case, repeats: int) -> tuple[float, float]
 def check_kernels(device: Device, effort: Effort = FULL) -> list[Row]:
     """Run every kernel on a device against its twin; a time includes the copies of a single call."""
     return [
-        _checked(case.label, "device", lambda case=case: _check_case(device, case, effort.repeats))  # type: ignore[misc]
+        _checked(case.label, "device", functools.partial(_check_case, device, case, effort.repeats))
         for case in cases()
     ]
 
@@ -219,11 +220,15 @@ def check_cpu() -> list[Row]:
     ]
 
 
+def _run_twin(case: Case) -> None:
+    TWINS[case.entry.name](**case.copy())
+
+
 def time_twins() -> list[Row]:
     """Time the NumPy twins, which the kernels are compared with: no checks."""
     rows = []
     for case in cases():
-        us = _timed(lambda case=case: TWINS[case.entry.name](**case.copy()))  # type: ignore[misc]
+        us = _timed(functools.partial(_run_twin, case))
         rows.append(Row(case.label, "numpy twin", ok=True, us=us))
     return rows
 

@@ -47,6 +47,7 @@ def main() -> None:
 
     warm_kernels(Config())
     walk_books()
+    offload_jobs()
     load_all()
     compiled = {name: fn for name, fn in dispatchers().items() if fn.signatures}
     result = {
@@ -70,6 +71,18 @@ def walk_books() -> None:
         capture.write_bytes(_ONE_MESSAGE)
         words = ["book", str(capture), "--bbo", f"{folder}/b.csv", "--depth", f"{folder}/d.csv"]
         assert contrafusion(words) == 0
+
+
+def offload_jobs() -> None:
+    """Compile what answers jobs by rings."""
+    from bicep.cuda.rings import RingRig
+    from bicep.offload import Offload
+
+    rig = RingRig(hidden=(64, 8), capacity=4)
+    rig.push(2)
+    assert len(rig.asked(0, 2)) == 2
+    assert Offload(rig.plan, rig.jobs, rig.answers).turn() == 2
+    assert len(rig.popped(2)) == 2
 
 
 def planted(heap_calls: Any, kernel: Any) -> dict[str, list[str]]:

@@ -234,6 +234,26 @@ def test_both_back_ends_are_measured_at_start(rig, library):
 
 
 @emulated
+def test_a_load_that_moved_is_measured_again_in_a_quiet_moment(rig, library):
+    chooser = Chooser(Costs(cpu_us=3.0, launch_us=600.0, symbol_us=1.0))
+    offload = offload_on(rig, PtxCpuDevice(0, libraries=library), chooser=chooser)
+    asked = []
+    offload.remeasure = lambda **how: asked.append(how)
+    for burst in [1] * 30:
+        rig.push(burst)
+        offload.turn()
+        rig.popped(8)
+    chooser.renew(chooser.costs)  # as measured under this load
+    assert not offload.rest()
+    for burst in [4] * 60:
+        rig.push(burst)
+        offload.turn()
+        rig.popped(8)
+    assert offload.rest()
+    assert asked == [{"repeats": 3}]
+
+
+@emulated
 def test_a_model_of_other_shapes_is_refused(rig, library):
     other = RingRig(hidden=(128, 8))
     with pytest.raises(ValueError, match="shapes"):

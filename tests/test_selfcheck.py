@@ -1,6 +1,7 @@
 """The self-check: what it says without a GPU, that it passes on an emulated one, and that it can fail."""
 
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -94,6 +95,14 @@ def test_a_kernel_over_its_budget_fails(monkeypatch):
 def test_a_wrong_generator_fails(monkeypatch):
     monkeypatch.setattr(selfcheck, "philox", lambda counters, _: np.zeros_like(counters))
     assert not selfcheck.check_cpu()[0].ok
+
+
+def test_the_page_names_every_kernel_and_the_number_of_planted_bugs():
+    import test_cuda_mutants
+
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "cuda.md").read_text()
+    assert [name for name in selfcheck.ENTRIES if f"`{name}`" not in page] == []
+    assert f"{len(test_cuda_mutants.MUTANTS)} planted bugs" in page
 
 
 # ---------------------------------------------------------------- spectra
