@@ -1,7 +1,7 @@
 """CUDA bodies of the registry's operations on torch tensors, and what launches them on a real device.
 
-A body returns NotImplemented for a call that its kernels do not take (another dtype or activation, a mask that
-regrows); the caller then has torch do it.  Dropout draws the words that the CPU draws.
+A body returns NotImplemented for a call that its kernels do not take (another dtype or activation, a mask
+that regrows); the caller then has torch do it.  Dropout draws the words that the CPU draws.
 """
 
 from __future__ import annotations
