@@ -104,30 +104,41 @@ class BICEPLayer(nn.Module):
 
     # ---- forward
 
-    def forward(self, x: Tensor, start: Tensor | None = None, state: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        start: Tensor | None = None,
+        state: Tensor | None = None,
+        keep: Tensor | None = None,
+    ) -> Tensor:
         """Return the layer's output for x [..., in_features].
 
         start: what the sums begin with instead of the bias: [out_features], or with state (int64, one per
         row of x) a table of which each row takes the row that state says.
+        keep: 0/1 per element of the output, instead of drawn dropout.
         With masks per asset, x[n] belongs to asset n.
         """
+        keep = self.keep if keep is None else keep
+        drops = self.training and self._dropout > 0 and keep is None
         if not _is_traced():
             self._check(x, start, state)
         begins = self.bias if start is None else start
         if self.asset_masks is None:
-            y = self._applied(x, self.mask, begins, state)
+            y = self._applied(x, self.mask, begins, state, drops)
         else:
             y = torch.stack(
                 [
-                    self._applied(part, mask, begins, None)
+                    self._applied(part, mask, begins, None, drops)
                     for part, mask in zip(x, self.asset_masks, strict=True)
                 ]
             )
-        return y if self.keep is None else y * self.keep / (1 - self._dropout)
+        return y if keep is None else y * keep / (1 - self._dropout)
 
-    def _applied(self, x: Tensor, mask: Tensor, start: Tensor | None, state: Tensor | None) -> Tensor:
+    def _applied(
+        self, x: Tensor, mask: Tensor, start: Tensor | None, state: Tensor | None, drops: bool
+    ) -> Tensor:
         draw, level = None, ops.KEEP_ALL
-        if self.training and self._dropout > 0 and self.keep is None:
+        if drops:
             draw, level = torch.randint(0, 1 << 32, (3,), device="cpu"), self._level  # by torch.manual_seed
         code, weight = self._activation_code, self.weight
         learns = torch.is_grad_enabled() and (
