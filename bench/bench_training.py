@@ -4,11 +4,12 @@ Run: python -m pytest bench/bench_training.py -s.  Both see the same rows in the
 first weights.  The plain loop is what anybody would write (tests/reference/fusionnet.py); "once per news
 state" is that loop with our FusionNet's arithmetic in torch's own operations.  The clock stops while the
 validation loss is taken.  Time is that of the thread, so that neighbours on the machine do not count; the
-ratio is of the times at which the loss that the plain loop ends with, within 0.2 %, was first reached.
+ratio is of the times at which a loss within 0.005 nats of the plain loop's last one was first reached.
 """
 
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,8 +23,8 @@ from strategy import experts
 from strategy.experts import Tensors, Training
 from strategy.fusionnet import FusionNet, gaussian_loss
 
-ROWS, STATES, CHECKS, SLACK = 65_536, 512, 24, 1.002
-SETTINGS = Training(epochs=8, batch=2_048, news_decay=1e-2, label_max=6.0)
+ROWS, STATES, CHECKS, SLACK = 65_536, 512, 48, 0.005  # the slack in nats per row
+SETTINGS = Training(epochs=12, batch=2_048, news_decay=1e-2, prune_span=(0.1, 0.5))
 
 
 def _samples(rows, seed):
@@ -42,7 +43,7 @@ def _samples(rows, seed):
 
 
 class Course:
-    """Validation loss against time spent."""
+    """Validation loss against time spent; `told` is called after each step, `reached` afterwards."""
 
     def __init__(self, net, samples, predict, steps):
         self.net, self.samples, self.predict = net, samples, predict
@@ -115,15 +116,18 @@ def test_time_to_equal_validation_loss(capsys):
     plain_net = PlainNet(first)
     plain = Course(plain_net, validation, lambda n, s: n(s.tech, s.news[s.state]), len(order))
     fit_plain(plain_net, samples, SETTINGS, order, plain.told)
-    target = plain.points[-1][1] * SLACK if plain.points[-1][1] > 0 else plain.points[-1][1] / SLACK
+    target = plain.points[-1][1] + SLACK
     courses = {"plain": plain}
     courses["dense"] = _ours(fresh(), samples, validation, order, SETTINGS)
     for density in (0.5, 0.2, 0.1):
-        training = Training(epochs=8, batch=2_048, news_decay=1e-2, density=density)
+        training = replace(SETTINGS, density=density)
         courses[f"density_{density:g}"] = _ours(fresh(), samples, validation, order, training)
     courses["states_in_torch"] = _without_bodies(lambda: _ours(fresh(), samples, validation, order, SETTINGS))
     with capsys.disabled():
-        print(f"\ntarget: validation loss {target:.4f} (the plain loop ends with {plain.points[-1][1]:.4f})")
+        print(
+            f"\ntarget: validation loss {target:.4f} (the plain loop: from "
+            f"{plain.points[0][1]:.4f} at its first check to {plain.points[-1][1]:.4f})"
+        )
         for name, course in courses.items():
             spent, loss = course.points[-1]
             reached = course.reached(target)

@@ -20,7 +20,11 @@ from bicep import ops, pruning
 from bicep.cpu.rows import NONE
 from bicep.function import FUSED, LINEAR, BICEPFunction, Controller
 from bicep.kernels import REGISTRY
-from bicep.masks import keep_level
+from bicep.masks import KEEP_ALL, keep_level
+
+
+def _negative_zeros(weight: Tensor) -> Tensor:
+    return (weight == 0) & torch.signbit(weight)
 
 
 def _is_traced() -> bool:
@@ -137,7 +141,7 @@ class BICEPLayer(nn.Module):
     def _applied(
         self, x: Tensor, mask: Tensor, start: Tensor | None, state: Tensor | None, drops: bool
     ) -> Tensor:
-        draw, level = None, ops.KEEP_ALL
+        draw, level = None, KEEP_ALL
         if drops:
             draw, level = torch.randint(0, 1 << 32, (3,), device="cpu"), self._level  # by torch.manual_seed
         code, weight = self._activation_code, self.weight
@@ -247,7 +251,7 @@ class BICEPLayer(nn.Module):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.is_pruned:
+        if self.is_pruned or bool(_negative_zeros(self.weight).any()):
             kept = self.weight.detach() + 0.0  # a kept -0.0 becomes 0.0
             destination[prefix + "weight"] = torch.where(self.mask, kept, torch.full_like(kept, -0.0))
 
@@ -255,8 +259,7 @@ class BICEPLayer(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
         weight = state_dict.get(prefix + "weight")
         if weight is not None and weight.shape == self.weight.shape and not weight.is_meta:
-            pruned = (weight == 0) & torch.signbit(weight)
-            self.set_mask(~pruned.to(self.mask.device))
+            self.set_mask(~_negative_zeros(weight).to(self.mask.device))
 
     def extra_repr(self) -> str:
         """Say the sizes and what differs from nn.Linear."""
