@@ -130,7 +130,9 @@ def _kept_codegen(_ctx: Any, b: Any, args: list[Any]) -> Any:
 
 
 @lowered(_kept_codegen)
-def keep_row(places: int, weights: int, source: int, mask: int, columns: int) -> int:  # type: ignore[empty-body]
+def keep_row(  # type: ignore[empty-body]
+    places: int, weights: int, source: int, mask: int, columns: int
+) -> int:
     """Write the kept weights of a row side by side, and where the block of each begins; return how many."""
 
 
