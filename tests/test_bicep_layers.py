@@ -56,7 +56,7 @@ def test_state_dicts_go_both_ways_and_a_pruned_weight_stays_pruned(density):
     assert fresh.density == 1.0
 
 
-def test_training_in_double_precision_is_bit_for_bit_that_of_a_linear_layer():
+def test_training_in_double_precision_is_that_of_a_linear_layer_to_the_last_digits():
     linear, layer = _pair(8, 3)
     linear, layer = linear.double(), layer.double()
     optimisers = [torch.optim.AdamW(module.parameters(), lr=0.1) for module in (linear, layer)]
@@ -85,8 +85,9 @@ def test_a_net_of_such_layers_trains_step_for_step_like_plain_pytorch():
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-        assert float(losses[-1][0]) == pytest.approx(float(losses[-1][1]), rel=2e-4, abs=2e-5)
-    assert float(losses[-1][0]) != float(losses[0][0])
+        losses[-1] = [loss.item() for loss in losses[-1]]
+        assert losses[-1][0] == pytest.approx(losses[-1][1], rel=2e-4, abs=2e-5)
+    assert losses[-1][0] != losses[0][0]
     torch.testing.assert_close(net.second.weight, plain.layers[3].weight, rtol=2e-2, atol=2e-4)
 
 

@@ -1,5 +1,7 @@
 """accelerate() says what it did; build_plan() gives a plan that computes the module, or one line why not."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -70,12 +72,14 @@ def test_what_cannot_be_swapped_is_named_with_its_reason():
             self.broken = nn.Linear(4, 4)
             nn.init.constant_(self.broken.weight, float("nan"))
             self.layer = nn.TransformerEncoderLayer(4, 2, 8)
-            self.again = self.hooked
+            self.third = nn.Linear(4, 4)
+            self.fourth = self.third
 
     kept = accelerate(Odd()).kept
     reasons = {
         "own": "subclass of nn.Linear (Own)", "normed": "parametrized", "one": "another place",
-        "two": "another place", "hooked": "hooks", "broken": "NaN", "layer.linear1": "TransformerEncoderLayer reads",
+        "two": "another place", "hooked": "hooks", "third": "another place", "broken": "NaN",
+        "layer.linear1": "TransformerEncoderLayer reads",
     }  # fmt: skip
     assert all(reason in kept[name] for name, reason in reasons.items()), kept
     assert "use BICEPLayer" in accelerate(nn.Linear(3, 3)).kept[""]
@@ -102,7 +106,7 @@ def _answer(plan, x, n_tech, *, symbol=3, sequence=1):
 def _mlp(*sizes, p=0.0):
     torch.manual_seed(len(sizes))
     parts = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, outputs in itertools.pairwise(sizes):
         parts += [nn.Linear(inputs, outputs), nn.GELU(approximate="tanh"), nn.Dropout(p)]
     return nn.Sequential(*parts[:-2])
 
@@ -181,7 +185,7 @@ class _Branches(nn.Module):
         (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), {}, "ReLU is not part"),
         (nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2)), {}, "erf form"),
         (nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), {}, "behind every linear layer"),
-        (nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2)), {}, "does not follow an activation"),
+        (nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2)), {}, "not follow an activation"),
         (_mlp(4, 8, 8, 8, 2), {}, "4 linear layers"),
         (_mlp(4, 8, 3), {}, "3 outputs"),
         (_mlp(4, 8, 5_000, 2), {}, "5000 units"),
