@@ -8,6 +8,7 @@ for large matrices; a layer of a small net is faster in bicep.ops.
 from __future__ import annotations
 
 import importlib
+import warnings
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -107,9 +108,11 @@ def to_dense(csr: Csr) -> Tensor:
 def to_torch(csr: Csr) -> Tensor:
     """Return the matrix as torch's sparse CSR tensor.  It shares the values."""
     index = torch.int64 if csr.columns.dtype is torch.int64 else torch.int32
-    return torch.sparse_csr_tensor(
-        csr.starts.to(index), csr.columns.to(index), csr.values, csr.shape, check_invariants=True
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "in beta state"
+        return torch.sparse_csr_tensor(
+            csr.starts.to(index), csr.columns.to(index), csr.values, csr.shape, check_invariants=True
+        )
 
 
 def from_torch(sparse: Tensor, *, small: bool = False) -> Csr:

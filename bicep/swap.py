@@ -58,6 +58,8 @@ def _hooks(module: nn.Module) -> bool:
 
 def _why_not(linear: nn.Module, parents: list[nn.Module], uses: dict[int, int]) -> str:
     """Return why a module stays as it is, or nothing."""
+    if parametrize.is_parametrized(linear):
+        return "its weight is parametrized"
     if type(linear) is not nn.Linear:
         if isinstance(linear, nn.Linear):
             return f"a subclass of nn.Linear ({type(linear).__name__}) may compute something else"
@@ -66,7 +68,6 @@ def _why_not(linear: nn.Module, parents: list[nn.Module], uses: dict[int, int]) 
     if reader:
         return f"{reader} reads the weight itself, past forward()"
     reasons = {
-        "its weight is parametrized": bool(parametrize.is_parametrized(linear)),
         "it has hooks": _hooks(linear),
         "its weight stands in another place too": uses[id(linear.weight)] > 1,
         f"its weight is {linear.weight.dtype}": not linear.weight.dtype.is_floating_point,
