@@ -49,6 +49,7 @@ def measure(
     cpu: Callable[[int], None],
     cuda: Callable[[int], None],
     sizes: Sequence[int] = SIZES,
+    repeats: int = REPEATS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Costs:
     """Time both back ends at each size (the median of several runs) and fit the costs.
@@ -59,7 +60,7 @@ def measure(
     def median_us(call: Callable[[int], None], size: int) -> float:
         call(size)  # warm
         times = []
-        for _ in range(REPEATS):
+        for _ in range(repeats):
             start = clock()
             call(size)
             times.append((clock() - start) * 1e6)

@@ -10,13 +10,13 @@ turn.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bicep.crossover import Backend, Chooser, Costs, measure
+from bicep.crossover import REPEATS, SIZES, Backend, Chooser, Costs, measure
 from bicep.cuda import ENTRIES
 from bicep.cuda.layout import JOB, NEWS_HALF, job_record
 from bicep.cuda.model import model_sizes
@@ -132,7 +132,17 @@ class Offload:
         self.chooser.observe(count, (self._clock() - start) * 1e6)
         return int(give_answers(self._jobs, self._answers, answers.ctypes.data, count))
 
-    def remeasure(self) -> Costs | None:
+    def rest(self) -> bool:
+        """Use a quiet moment: measure again when load or costs have moved; return whether it did.
+
+        For turns that found nothing to do: it takes some milliseconds, and jobs wait meanwhile.
+        """
+        if self._gpu is None or not self.chooser.is_stale:
+            return False
+        self.remeasure(repeats=3)
+        return True
+
+    def remeasure(self, sizes: Sequence[int] = SIZES, repeats: int = REPEATS) -> Costs | None:
         """Time both back ends on jobs of zeros, and let the chooser go on with that; a second or so.
 
         For the start, and for when chooser.is_stale; the plan counts these inferences too.  None without a
@@ -141,9 +151,16 @@ class Offload:
         if self._gpu is None:
             return None
         self._staged[:] = np.zeros(1, self._staged.dtype)
-        sizes = [n for n in (1, 8, 64, 256) if n <= self._batch_max]
+        fitting = [n for n in sizes if n <= self._batch_max]
+
+        def on_cpu(count: int) -> None:
+            self._by_cpu(count)
+
+        def on_gpu(count: int) -> None:
+            self._gpu_answers(count)
+
         try:
-            costs = measure(lambda n: _drop(self._by_cpu(n)), lambda n: _drop(self._gpu_answers(n)), sizes)
+            costs = measure(on_cpu, on_gpu, fitting, repeats)
         except DeviceLostError as error:
             self._lose(str(error))
             return None
@@ -187,10 +204,6 @@ class Offload:
             questions[name] = staged[name]
         infer_batch(self.plan.state, questions.ctypes.data, count, self._out.ctypes.data)
         return self._out[:count]
-
-
-def _drop(_answers: Any) -> None:
-    """Forget answers that were asked for their time."""
 
 
 def plan_sizes(plan: Plan) -> dict[str, int]:

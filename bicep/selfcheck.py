@@ -7,6 +7,7 @@ last line has a digest of what was checked and how it came out, without timings,
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import sys
@@ -18,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from bicep import nvrtc
-from bicep.crossover import Backend, Chooser, Costs
+from bicep.crossover import SIZES, Backend, Chooser, Costs
 from bicep.cuda import ENTRIES, SOURCES, headers, read_source
 from bicep.cuda.cases import Case, CheckError, cases
 from bicep.cuda.rings import RingRig, compare
@@ -29,9 +30,7 @@ from bicep.masks import philox
 from bicep.offload import GpuBatch, Offload
 from bicep.spectrum import power
 
-JOBS: Final = 32  # of a batch
 TIMEOUT_S: Final = 60.0
-_REPEATS: Final = 5
 # Counter, key and words of Philox4x32-10: Random123, tests/kat_vectors.
 KNOWN_ANSWERS: Final = (
     ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
@@ -42,6 +41,20 @@ KNOWN_ANSWERS: Final = (
         (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
     ),
 )
+
+
+@dataclass(slots=True, frozen=True)
+class Effort:
+    """How much is run: an emulated device is a million times slower than a real one."""
+
+    jobs: int = 32  # of a batch
+    repeats: int = 5  # of what is timed
+    sizes: tuple[int, ...] = SIZES  # symbols per decision for the crossover
+    hidden: tuple[int, int] = (128, 64)
+    threads: int = 0  # of the persistent block; 0 = the table's
+
+
+FULL: Final = Effort()
 
 
 @dataclass(slots=True)
@@ -56,10 +69,10 @@ class Row:
     note: str = ""
 
 
-def _timed(call: Callable[[], Any]) -> float:
+def _timed(call: Callable[[], Any], repeats: int = FULL.repeats) -> float:
     """Return the median time of a call in microseconds."""
     times = []
-    for _ in range(_REPEATS):
+    for _ in range(repeats):
         start = time.perf_counter()
         call()
         times.append((time.perf_counter() - start) * 1e6)
@@ -101,23 +114,24 @@ def check_compiler() -> list[Row]:
     return rows
 
 
-def _check_case(device: Device, case: Case) -> tuple[float, float]:
+def _check_case(device: Device, case: Case, repeats: int) -> tuple[float, float]:
     arguments = case.copy()
     run(device, case.entry, arguments, sizes=case.sizes)
     error = case.check(arguments)
-    return error, _timed(lambda: run(device, case.entry, case.copy(), sizes=case.sizes))
+    return error, _timed(lambda: run(device, case.entry, case.copy(), sizes=case.sizes), repeats)
 
 
-def check_kernels(device: Device) -> list[Row]:
+def check_kernels(device: Device, effort: Effort = FULL) -> list[Row]:
     """Run every kernel on a device against its twin; a time includes the copies of a single call."""
     return [
-        _checked(case.label, "device", lambda case=case: _check_case(device, case))  # type: ignore[misc]
+        _checked(case.label, "device", functools.partial(_check_case, device, case, effort.repeats))
         for case in cases()
     ]
 
 
-def check_offload(rig: RingRig, gpu: GpuBatch | None, count: int = JOBS) -> tuple[float, float]:
+def check_offload(rig: RingRig, gpu: GpuBatch | None, effort: Effort) -> tuple[float, float]:
     """Answer a batch of jobs through the rings on one back end; compare with the twin."""
+    count = effort.jobs
     chooser = Chooser(None, forced=Backend.CPU if gpu is None else Backend.CUDA)
     offload = Offload(rig.plan, rig.jobs, rig.answers, gpu, chooser=chooser, timeout_s=TIMEOUT_S)
     first = rig.pushed
@@ -130,7 +144,7 @@ def check_offload(rig: RingRig, gpu: GpuBatch | None, count: int = JOBS) -> tupl
         offload.turn()
         rig.popped(count)
 
-    us = _timed(again)
+    us = _timed(again, effort.repeats)
     if offload.is_lost:
         raise DeviceError(offload.fault)
     return error, us
@@ -147,10 +161,10 @@ def _wait_for(rig: RingRig, box: Mailbox, count: int) -> Any:
     return np.concatenate(found)
 
 
-def check_mailbox(device: Device, count: int = JOBS, threads: int = 0) -> tuple[float, float]:
+def check_mailbox(device: Device, effort: Effort) -> tuple[float, float]:
     """Answer jobs by the persistent kernel; the time is one job there and back, from Python."""
-    rig = RingRig()
-    box = Mailbox(device, rig.model, threads=threads)
+    rig, count = RingRig(hidden=effort.hidden), effort.jobs
+    box = Mailbox(device, rig.model, threads=effort.threads)
     box.start(time.monotonic_ns())
     try:
         rig.push(count, box.jobs)
@@ -161,7 +175,7 @@ def check_mailbox(device: Device, count: int = JOBS, threads: int = 0) -> tuple[
             rig.push(1, box.jobs)
             _wait_for(rig, box, 1)
 
-        us = _timed(one)
+        us = _timed(one, effort.repeats)
     finally:
         ended = box.stop(TIMEOUT_S)
     if not ended:
@@ -201,30 +215,36 @@ def check_cpu() -> list[Row]:
     """Check what this machine's CPU runs."""
     return [
         _checked("generator of masks, known answers", "numpy", check_generator),
-        _checked(f"expert, {JOBS} jobs through rings", "cpu (numba)", lambda: check_offload(RingRig(), None)),
+        _checked("expert, 32 jobs in rings", "cpu (numba)", lambda: check_offload(RingRig(), None, FULL)),
         _checked("spectrum", "cpu (numpy)", lambda: check_spectrum(np)),
     ]
+
+
+def _run_twin(case: Case) -> None:
+    TWINS[case.entry.name](**case.copy())
 
 
 def time_twins() -> list[Row]:
     """Time the NumPy twins, which the kernels are compared with: no checks."""
     rows = []
     for case in cases():
-        us = _timed(lambda case=case: TWINS[case.entry.name](**case.copy()))  # type: ignore[misc]
+        us = _timed(functools.partial(_run_twin, case))
         rows.append(Row(case.label, "numpy twin", ok=True, us=us))
     return rows
 
 
-def check_device(device: Device, threads: int = 0) -> tuple[list[Row], Costs | None]:
+def check_device(device: Device, effort: Effort = FULL) -> tuple[list[Row], Costs | None]:
     """Check kernels, batches by graph and the persistent kernel on a device; measure the crossover."""
-    rows, rig, costs = check_kernels(device), RingRig(), None
+    rows, rig = check_kernels(device, effort), RingRig(hidden=effort.hidden)
     try:
         gpu = GpuBatch(device, rig.model)
     except DeviceError as error:
         return [*rows, Row("expert by graph", "device", ok=False, note=str(error))], None
-    rows.append(_checked(f"expert, {JOBS} jobs by graph", "device", lambda: check_offload(rig, gpu)))
-    costs = Offload(rig.plan, rig.jobs, rig.answers, gpu, timeout_s=TIMEOUT_S).remeasure()
-    rows.append(_checked("expert, persistent", "device", lambda: check_mailbox(device, threads=threads)))
+    what = f"expert, {effort.jobs} jobs by graph"
+    rows.append(_checked(what, "device", lambda: check_offload(rig, gpu, effort)))
+    offload = Offload(rig.plan, rig.jobs, rig.answers, gpu, timeout_s=TIMEOUT_S)
+    costs = offload.remeasure(effort.sizes, effort.repeats)
+    rows.append(_checked("expert, persistent", "device", lambda: check_mailbox(device, effort)))
     return rows, costs
 
 

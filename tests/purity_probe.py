@@ -52,6 +52,7 @@ def main() -> None:
     warm_loops()
     warm_exchange()
     exchange_messages()
+    offload_jobs()
     load_all()
     compiled = {name: fn for name, fn in dispatchers().items() if fn.signatures}
     result = {
@@ -152,6 +153,18 @@ def exchange_messages() -> None:
     rig = LinkRig()
     rig.establish()
     rig.close()
+
+
+def offload_jobs() -> None:
+    """Compile what answers jobs by rings."""
+    from bicep.cuda.rings import RingRig
+    from bicep.offload import Offload
+
+    rig = RingRig(hidden=(64, 8), capacity=4)
+    rig.push(2)
+    assert len(rig.asked(0, 2)) == 2
+    assert Offload(rig.plan, rig.jobs, rig.answers).turn() == 2
+    assert len(rig.popped(2)) == 2
 
 
 def planted(heap_calls: Any, kernel: Any) -> dict[str, list[str]]:

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from emulator import build
+from test_cuda_bodies import EmulatedLauncher
 from torch.nn import functional as fn
 
-from bicep import kernels, ops
-from bicep.kernels import REGISTRY, DeviceLostError, Registry
+from bicep import BICEPLayer, kernels, ops
+from bicep.device import DeviceError, DeviceLostError
+from bicep.kernels import REGISTRY, Registry
 from bicep.masks import KEEP_ALL
 
 torch.set_num_threads(1)
@@ -172,10 +175,27 @@ def test_a_device_lost_in_a_call_costs_time_and_nothing_else():
     assert device.launches == 2
     assert (twice.calls["device"], twice.calls["torch"], registry.losses) == (1, 3, 1)
     assert registry.launcher is None
-    assert "719" in registry.lost
+    assert "719" in registry.why
     registry.attach(_Device())
     registry.run(twice, (x,))
-    assert (twice.calls["device"], registry.lost) == (2, "")
+    assert (twice.calls["device"], registry.why) == (2, "")
+
+
+def test_a_call_that_the_device_refuses_is_answered_by_torch_and_the_device_stays():
+    registry, twice = _registry()
+    device = _Device()
+    device.launch = lambda *_a, **_n: (_ for _ in ()).throw(DeviceError("too many threads"))
+    registry.attach(device)
+    assert registry.run(twice, (torch.ones(1),)).item() == 2
+    assert (registry.refusals, registry.losses, registry.launcher is device) == (1, 0, True)
+
+
+def test_without_a_gpu_there_is_a_reason_and_torch_answers():
+    registry, twice = _registry()
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is here")
+    assert registry.attach_gpu() == registry.why != ""
+    assert registry.run(twice, (torch.ones(1),)).item() == 2
 
 
 def test_what_only_the_lost_device_held_is_named_as_lost():
@@ -203,5 +223,55 @@ def test_every_operation_has_what_the_registry_asks_for():
     for op in REGISTRY.ops.values():
         assert op.tolerance
         assert op.compiled is not None
+        assert op.device is not None
     assert REGISTRY.ops["fused_linear"].work(x, weight, mask, bias) == 4 * 6 * 5
     assert np.isfinite(REGISTRY.ops["masked_linear_bwd"].work(x, x, weight))
+
+
+class _Emulated(EmulatedLauncher):
+    """The emulated device as the registry sees it: every tensor is its own; it dies when told to."""
+
+    dies = False
+
+    def launch(self, *arguments, **named):
+        if self.dies:
+            raise DeviceLostError("the driver says 700")
+        super().launch(*arguments, **named)
+
+    def holds(self, tensor):
+        return tensor.dtype.is_floating_point
+
+    def give(self, tensor):
+        return tensor
+
+
+@pytest.mark.skipif(bool(build.missing()), reason=build.missing() or "present")
+def test_a_layer_trains_through_the_cuda_kernels_on_the_emulated_device_and_survives_its_loss():
+    launcher = _Emulated()
+    registry_before = (REGISTRY.launcher, REGISTRY.why)
+    torch.manual_seed(1)
+    layer = BICEPLayer(20, 12, activation="gelu", dropout=1 / 8, density=0.5)
+    x = torch.randn(37, 20, requires_grad=True)
+
+    def gradients():
+        layer.zero_grad()
+        x.grad = None
+        torch.manual_seed(2)
+        layer(x).square().sum().backward()
+        return [value.grad.clone() for value in (x, layer.weight, layer.bias)]
+
+    on_cpu = gradients()
+    try:
+        REGISTRY.attach(launcher)
+        on_device = gradients()
+        launched = len(launcher.launched)
+        assert launched >= 4
+        launcher.dies = True
+        after = gradients()
+        assert "lost" in REGISTRY.why
+    finally:
+        REGISTRY.attach(*registry_before)
+    for cpu, device, later in zip(on_cpu, on_device, after, strict=True):
+        torch.testing.assert_close(device, cpu, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(later, cpu, rtol=1e-6, atol=1e-6)
+    assert not on_device[1][~layer.mask].any()

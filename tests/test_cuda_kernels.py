@@ -199,7 +199,7 @@ def test_the_twins_of_the_linear_layer_are_torch():
     x, weights, grad = (random.standard_normal(s).astype(np.float32) for s in ((9, 20), (7, 20), (9, 7)))
     bias, mask = random.standard_normal(7).astype(np.float32), (random.random((7, 20)) < 0.5).astype(np.uint8)
     sizes = {"n": 9, "inputs": 20, "outputs": 7}
-    how = {"activate": 1, "drop": 0, "number": 0, "left": 0, "right": 0}
+    how = {"activate": 1, "level": 1 << 16, "number": 0, "left": 0, "right": 0}
     pre, y, inner, dx = (np.zeros(s) for s in ((9, 7), (9, 7), (9, 7), (9, 20)))
     TWINS["masked_linear"](x=x, weights=weights, mask=mask, bias=bias, **sizes, **how, pre=pre, y=y)
     TWINS["masked_linear_inner"](grad=grad, pre=pre, n=9, outputs=7, **how, inner=inner)
@@ -221,7 +221,7 @@ def test_the_twins_of_the_linear_layer_are_torch():
 
 
 def test_dropout_of_the_linear_layer_uses_the_bank_of_the_masks():
-    y, how = np.zeros((70, 5)), {"activate": 0, "drop": 1, "number": 3, "left": 11, "right": 12}
+    y, how = np.zeros((70, 5)), {"activate": 0, "level": 7 << 13, "number": 3, "left": 11, "right": 12}
     ones = {
         "x": np.ones((70, 1)),
         "weights": np.ones((5, 1)),

@@ -49,6 +49,8 @@ def test_the_kernels_of_every_part_were_looked_at(probe):
         "nimbus.venue.rerequests.answer", "nimbus.venue.gateway.push_request",
         "nimbus.orders.link.transport_work", "nimbus.orders.doubt.doubt_pending",
         "nimbus.fix.transport.exchange", "nimbus.fix.receive._take", "nimbus.fix.frames.cut",
+        "bicep.jobs.push_job", "bicep.jobs.peek_jobs", "bicep.jobs.give_answers",
+        "bicep.mailbox.copy_unanswered",
     }  # fmt: skip
     assert wanted - set(probe["compiled"]) == set()
     assert len(probe["compiled"]) > 200

@@ -186,12 +186,12 @@ _TABLE: Final = (
     _kernel(
         "masked_linear", "linear.cu",
         "const f32* x, const f32* weights, const u8* mask, const f32* bias, i32 n, i32 inputs, i32 outputs, "
-        f"i32 activate, i32 drop, {_KEY}, f32* pre, f32* y",
+        f"i32 activate, i32 level, {_KEY}, f32* pre, f32* y",
         _tiles("outputs", "n"), 1e-5, 48,
     ),
     _kernel(
         "masked_linear_inner", "linear.cu",
-        f"const f32* grad, const f32* pre, i32 n, i32 outputs, i32 activate, i32 drop, {_KEY}, f32* inner",
+        f"const f32* grad, const f32* pre, i32 n, i32 outputs, i32 activate, i32 level, {_KEY}, f32* inner",
         _each("n", "outputs"), 1e-5, 40,
     ),
     _kernel(

@@ -159,14 +159,14 @@ def _layer(random: Random, scale: int) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _linear(random: Random, scale: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    for density, activate, drop in ((0.4, 1, 1), (0.0, 0, 0)):
+    for density, activate, level in ((0.4, 1, 7 << 13), (0.0, 0, 1 << 16), (0.7, 1, 45_875)):
         n, inputs, outputs = 37 * scale, 45, 33 * scale
         weights = _normal(random, outputs, inputs, scale=inputs**-0.5)
         mask = (random.random(weights.shape) < density).astype(np.uint8)
         x, grad = _normal(random, n, inputs), _normal(random, n, outputs)
         pre, y = np.zeros((2, n, outputs), np.float32)
         sizes = {"n": n, "inputs": inputs, "outputs": outputs}
-        how = {"activate": activate, "drop": drop, "number": 9, **KEY}
+        how = {"activate": activate, "level": level, "number": 9, **KEY}
         bias = _normal(random, outputs) if activate else None
         call = {"x": x, "weights": weights, "mask": mask, "bias": bias, **sizes, **how}
         yield "masked_linear", {**call, "pre": pre if activate else None, "y": y}

@@ -64,6 +64,26 @@ __device__ __forceinline__ u32 keep_word(u32 unit, u32 row, u32 number, u32 grou
     return drawn.a | drawn.b | drawn.c;
 }
 
+// The same for any probability: each bit is 1 with probability level / 2^16, as the comparison of the level
+// with 16 fair bits, the highest first.  Counter (unit, row, number, call); a call gives four of the fair
+// bits.  A level of 7/8 needs three of them and gives the words above.
+#define KEEP_ALL 65536u
+__device__ __forceinline__ u32 keep_word_at(u32 unit, u32 row, u32 number, u32 level, u32 left, u32 right) {
+    if (level >= KEEP_ALL) return FULL;
+    u32 word = 0;
+    for (i32 call = 3; call >= 0; --call) {
+        u32 bits = level >> (12 - 4 * call);                    // of the level, up to the last of this call
+        if (!(level & ((KEEP_ALL >> 4 * call) - 1))) continue;  // no bit is set from here on
+        Words counter = {unit, row, number, (u32)call};
+        Words fair = philox(counter, left, right);
+        word = bits & 1 ? fair.d | word : fair.d & word;
+        word = bits & 2 ? fair.c | word : fair.c & word;
+        word = bits & 4 ? fair.b | word : fair.b & word;
+        word = bits & 8 ? fair.a | word : fair.a & word;
+    }
+    return word;
+}
+
 // ---- tanh-GELU as x * sigmoid(2u), u = sqrt(2/pi) * (x + 0.044715 x^3): one exp, no cancellation in the
 // tail. The clamp bounds the exponential as the CPU plan does; a NaN passes through x.
 __device__ __forceinline__ f32 gelu_gate(f32 x) {

@@ -160,7 +160,7 @@ __device__ __forceinline__ void write_answer(const Model* model, const Expert* e
     answer.mean = mean * scale;
     answer.epistemic = squares / (samples - 1) * scale * scale;
     answer.aleatoric = noise / samples * scale * scale;
-    answer.agree = agree;
+    answer.agree = agree / groups;  // scaled to 32
     answer.mask_index = job->mask_index;
     answer.news_version = job->news_version;
     answer.bank = model->bank_number;

@@ -1,7 +1,8 @@
 // The masked linear layer in training: forward with fused activation and dropout, and its backward in parts.
 // Shapes as torch has them: x [n][inputs], weights and mask [outputs][inputs], y and pre [n][outputs].
-// Dropout of element (n, output): bit n % 32 of keep_word(output, n / 32, number, 0, key), so the words are
-// mask_bank(key, outputs, rows=ceil(n / 32), number) of bicep/masks.py.
+// Dropout of element (n, output): bit n % 32 of keep_word_at(output, n / 32, number, level, key), so for a
+// level of 7/8 the words are mask_bank(key, outputs, rows=ceil(n / 32), number) of bicep/masks.py.  Level
+// 65536: none.
 #include "common.cuh"
 
 #define TILE 32
@@ -13,7 +14,7 @@ __device__ __forceinline__ f32 masked(const f32* weights, const u8* mask, i64 at
 
 // pre = x (W.M)' + bias; y = dropout(gelu(pre)).  A block makes a tile of 32 rows by 32 outputs.
 extern "C" __global__ void masked_linear(const f32* x, const f32* weights, const u8* mask, const f32* bias,
-                                         i32 n, i32 inputs, i32 outputs, i32 activate, i32 drop, u32 number,
+                                         i32 n, i32 inputs, i32 outputs, i32 activate, i32 level, u32 number,
                                          u32 left, u32 right, f32* pre, f32* y) {
     __shared__ f32 rows[TILE][TILE + 1], kept[TILE][TILE + 1];
     i32 tx = threadIdx.x % TILE, ty = threadIdx.x / TILE;
@@ -37,8 +38,8 @@ extern "C" __global__ void masked_linear(const f32* x, const f32* weights, const
         __syncthreads();
     }
     if (output >= outputs) return;
-    u32 word = drop ? keep_word(output, blockIdx.y, number, 0, left, right) : FULL;
-    f32 scale = drop ? KEEP_SCALE : 1.0f, offset = bias ? bias[output] : 0.0f;
+    u32 word = keep_word_at(output, blockIdx.y, number, level, left, right);
+    f32 scale = (f32)KEEP_ALL / (f32)level, offset = bias ? bias[output] : 0.0f;
 #pragma unroll
     for (i32 r = 0; r < ROWS; ++r) {
         i32 row = ty + r * (TILE / ROWS);
@@ -52,13 +53,13 @@ extern "C" __global__ void masked_linear(const f32* x, const f32* weights, const
 
 // inner = grad * keep * scale * gelu'(pre): the gradient in front of activation and dropout.
 extern "C" __global__ void masked_linear_inner(const f32* grad, const f32* pre, i32 n, i32 outputs,
-                                               i32 activate, i32 drop, u32 number, u32 left, u32 right,
+                                               i32 activate, i32 level, u32 number, u32 left, u32 right,
                                                f32* inner) {
     i64 count = (i64)n * outputs;
     for (i64 at = (i64)blockIdx.x * blockDim.x + threadIdx.x; at < count; at += (i64)gridDim.x * blockDim.x) {
         i32 row = at / outputs, output = at % outputs;
-        u32 word = drop ? keep_word(output, row / WARP, number, 0, left, right) : FULL;
-        f32 slope = (activate ? gelu_slope(pre[at]) : 1.0f) * (drop ? KEEP_SCALE : 1.0f);
+        u32 word = keep_word_at(output, row / WARP, number, level, left, right);
+        f32 slope = (activate ? gelu_slope(pre[at]) : 1.0f) * ((f32)KEEP_ALL / (f32)level);
         inner[at] = word >> (row % WARP) & 1 ? grad[at] * slope : 0.0f;
     }
 }

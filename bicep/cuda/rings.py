@@ -45,14 +45,15 @@ class RingRig:
             refresh_news(self.plan.state, symbol, news.ctypes.data)
 
     def push(self, count: int, jobs: int = 0) -> int:
-        """Push questions to a ring (its own when 0); return how many it took."""
-        taken = 0
-        for n in range(self.pushed, self.pushed + count):
+        """Push questions to a ring (its own when 0) until it is full; return how many it took."""
+        first = self.pushed
+        for n in range(first, first + count):
             features = self.features[n % FEATURES].ctypes.data
             state = self.plan.state
-            taken += push_job(jobs or self.jobs, state, n % EXPERTS, features, n % SYMBOLS, 1_000 + n) == OK
-        self.pushed += taken
-        return taken
+            if push_job(jobs or self.jobs, state, n % EXPERTS, features, n % SYMBOLS, 1_000 + n) != OK:
+                break
+            self.pushed += 1
+        return self.pushed - first
 
     def asked(self, first: int, count: int, jobs: int = 0) -> Any:
         """Return jobs by their number since the ring began; good until the ring has gone round."""

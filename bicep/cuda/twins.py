@@ -28,6 +28,7 @@ from bicep.plan.layout import (
 
 Array = NDArray[Any]
 KEEP: Final = 1 - DROP_PROBABILITY
+KEEP_ALL: Final = 1 << 16  # level of dropout that keeps everything
 
 
 def gelu(x: Array) -> Array:
@@ -130,32 +131,46 @@ def _csr_layer_mc(
     y[:] = value * bits / KEEP
 
 
-def _row_keep(n: int, outputs: int, drop: int, number: int, key: tuple[int, int]) -> Array:
+def level_words(units: Array, row: Array, number: int, level: int, key: tuple[int, int]) -> Array:
+    """Return words whose bits are 1 with probability level / 2^16: the level is above 16 fair bits."""
+    words = np.zeros(np.shape(units), np.uint32)
+    calls = [call for call in range(3, -1, -1) if level & ((KEEP_ALL >> 4 * call) - 1)]
+    for call in calls:
+        counters = np.empty((*np.shape(units), 4), np.uint32)
+        counters[..., 0], counters[..., 1], counters[..., 2], counters[..., 3] = units, row, number, call
+        fair = philox(counters.reshape(-1, 4), key).reshape(counters.shape)
+        for n in (3, 2, 1, 0):
+            one = level >> (15 - 4 * call - n) & 1
+            words = fair[..., n] | words if one else fair[..., n] & words
+    return words
+
+
+def _row_keep(n: int, outputs: int, level: int, number: int, key: tuple[int, int]) -> Array:
     """Return keep * scale of each (row, output): bit row % 32 of the word (output, row / 32)."""
-    if not drop:
+    if level >= KEEP_ALL:
         return np.ones((n, outputs))
     unit, row = np.meshgrid(np.arange(outputs), np.arange(-(-n // SAMPLES)))
-    bits = keep_bits(keep_words(unit, row, number, 0, key)).transpose(0, 2, 1)
-    return bits.reshape(-1, outputs)[:n] / KEEP
+    bits = keep_bits(level_words(unit, row, number, level, key)).transpose(0, 2, 1)
+    return bits.reshape(-1, outputs)[:n] * (KEEP_ALL / level)
 
 
 def _masked_linear(
     *, x: Array, weights: Array, mask: Array, bias: Array | None, n: int, outputs: int, activate: int,
-    drop: int, number: int, left: int, right: int, pre: Array | None, y: Array, **_: Any,
+    level: int, number: int, left: int, right: int, pre: Array | None, y: Array, **_: Any,
 ) -> None:  # fmt: skip
     sums = x.astype(np.float64) @ np.where(mask, weights, 0).astype(np.float64).T
     sums = sums if bias is None else sums + bias
     if pre is not None:
         pre[:] = sums
-    y[:] = (gelu(sums) if activate else sums) * _row_keep(n, outputs, drop, number, (left, right))
+    y[:] = (gelu(sums) if activate else sums) * _row_keep(n, outputs, level, number, (left, right))
 
 
 def _masked_linear_inner(
-    *, grad: Array, pre: Array, n: int, outputs: int, activate: int, drop: int, number: int, left: int,
+    *, grad: Array, pre: Array, n: int, outputs: int, activate: int, level: int, number: int, left: int,
     right: int, inner: Array,
 ) -> None:  # fmt: skip
     slope = gelu_slope(pre.astype(np.float64)) if activate else 1.0
-    inner[:] = grad * slope * _row_keep(n, outputs, drop, number, (left, right))
+    inner[:] = grad * slope * _row_keep(n, outputs, level, number, (left, right))
 
 
 def _masked_linear_dx(*, inner: Array, weights: Array, mask: Array, dx: Array, **_: Any) -> None:
@@ -213,7 +228,7 @@ def answer(model: Array, record: Array) -> Array:
         return out
     scale = float(header["label_scale"])
     out["mean"], out["epistemic"], out["aleatoric"] = np.array(numbers) * [scale, scale**2, scale**2]
-    out["agree"] = (np.sign(mean) * np.sign(numbers[0]) > 0).sum()
+    out["agree"] = (np.sign(mean) * np.sign(numbers[0]) > 0).sum() * SAMPLES // len(mean)
     out["status"], out["served"], out["rung"] = OK, served, header["rung"]
     for field in ("mask_index", "news_version"):
         out[field] = head[field]

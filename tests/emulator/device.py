@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import random
 import threading
+import weakref
 from collections import deque
 from typing import Any
 
@@ -21,6 +22,14 @@ from bicep.device import DeviceError, DeviceLostError
 
 BUDGET = 2_000_000_000
 FRESH, MAPPED = 1, 2
+STAYING = {"expert_persistent"}
+
+
+def _release(runtime: ctypes.CDLL, memory: dict[int, Any]) -> None:
+    """Forget the memory of a device before its addresses are used again."""
+    for at in memory:
+        runtime.emulator_release(at)
+    memory.clear()
 
 
 class Stream:
@@ -50,13 +59,15 @@ class PtxCpuDevice:
         self.name, self.seed, self.budget = "emulated device (PTX on the CPU)", seed, budget
         self.launches = 0
         self.lost = False
+        self.staying: list[threading.Thread] = []
         self._lose_after, self._load = lose_after, load
         self._libraries = dict(libraries or {})
         self._random = random.Random(seed)
         self._streams: list[Stream] = []
-        self._memory: dict[int, Any] = {}
-        self._lock = threading.RLock()
         self._runtime = runtime or build.runtime()
+        self._memory: dict[int, Any] = {}
+        weakref.finalize(self, _release, self._runtime, self._memory)
+        self._lock = threading.RLock()
         self._fresh = FRESH if runtime is None else 0  # sources run directly do not report their stores
 
     # ---- memory
@@ -81,8 +92,8 @@ class PtxCpuDevice:
         return self._known(array, self._fresh)
 
     def free(self, address: int) -> None:
-        del self._memory[address]
         self._tell("release", address)
+        del self._memory[address]
 
     def mapped(self, size: int) -> np.ndarray:
         self._check()
@@ -122,6 +133,9 @@ class PtxCpuDevice:
 
     def launch(self, entry: Entry, shape: Launch, arguments: list[Any], stream: Stream) -> None:
         assert len(arguments) == len(entry.arguments)
+        if entry.name in STAYING:
+            self._stay(entry, shape, arguments, stream)
+            return
 
         def work() -> bool:
             self.launches += 1
@@ -132,6 +146,36 @@ class PtxCpuDevice:
             return True
 
         self._put(stream, work)
+
+    def _stay(self, entry: Entry, shape: Launch, arguments: list[Any], stream: Stream) -> None:
+        """Start a kernel that runs beside the host until it is told to end; its stream waits for it."""
+        faults: list[DeviceError] = []
+
+        def main() -> None:
+            try:
+                self.run_kernel(entry, shape, arguments)
+            except DeviceError as fault:
+                faults.append(fault)
+
+        self._check()
+        self._library(entry.source)
+        thread = threading.Thread(target=main, name="device", daemon=True)
+        thread.start()
+        self.staying.append(thread)
+
+        def ended() -> bool:
+            if faults:
+                raise faults[0]
+            return not thread.is_alive()
+
+        self._put(stream, ended)
+
+    def abort(self) -> None:
+        """End the kernels that stay, wherever they rest, as if the device had been pulled out."""
+        self._runtime.emulator_abort(1)
+        for thread in self.staying:
+            thread.join(60)
+        self._runtime.emulator_abort(0)
 
     def run_kernel(self, entry: Entry, shape: Launch, arguments: list[Any]) -> None:
         """Run a kernel to its end in the calling thread."""

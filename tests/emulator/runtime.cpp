@@ -10,6 +10,7 @@
 #include "runtime.h"
 #include "shadow.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -434,6 +435,7 @@ void emulator_exhausted(Context* context, const char* where) {
 }
 
 void emulator_rest(Context* context) {
+    sched_yield();
     if (aborted.load(std::memory_order_relaxed)) context->budget = 0;
 }
 
