@@ -6,8 +6,10 @@
     @on_device("name")               a body of CUDA kernels; its first argument is the Launcher
 
 Which body runs is decided at each call: where the data lies, whether a device is attached and alive, and
-whether the body takes the call.  A device that is lost in the middle of a call costs that call some time:
-it is made again on the CPU, and so are all that follow.
+whether the body takes the call.  The first tensor that lies on a GPU brings the GPU's kernels in; without
+them (no CuPy, an old card) torch's own operations answer there.  A call that the device refuses is made again
+by torch.  A device that is lost in the middle of a call costs that call some time: it is made again on the
+CPU, and so are all that follow.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from typing import Any, Final, Protocol, cast
 
 import torch
 from torch import Tensor
+
+from bicep.device import DeviceError, DeviceLostError, open_device
 
 Body = Callable[..., Any]
 Tolerance = Mapping[torch.dtype, tuple[float, float]]  # dtype -> (absolute, relative)
@@ -30,10 +34,6 @@ TOLERANCE: Final[Tolerance] = {
     torch.float16: (1e-2, 1e-2),
     torch.bfloat16: (5e-2, 5e-2),
 }
-
-
-class DeviceLostError(Exception):
-    """The device does not answer or refused a launch; the message is one line."""
 
 
 class Launcher(Protocol):
@@ -51,7 +51,7 @@ class Launcher(Protocol):
         """Launch a kernel of bicep/cuda/SOURCE.cu on the stream that torch uses.
 
         arguments: tensors (their memory), None (a null pointer) and numpy scalars, in the kernel's order.
-        Raises DeviceLostError.
+        Raises DeviceError when it refuses, DeviceLostError when it answers no more.
         """
 
     def holds(self, tensor: Tensor) -> bool:
@@ -89,23 +89,39 @@ class Registry:
 
     ops: dict[str, Op] = field(default_factory=dict)
     launcher: Launcher | None = None
-    lost: str = ""  # why the device was given up; empty = it was not
+    why: str = ""  # there is no device, or it was given up; empty = nobody has asked yet
     losses: int = 0
+    refusals: int = 0
 
-    def attach(self, launcher: Launcher | None) -> None:
-        """Use this device from now on; None = none."""
-        self.launcher, self.lost = launcher, ""
+    def attach(self, launcher: Launcher | None, why: str = "") -> None:
+        """Use this device from now on; None = none, and why."""
+        self.launcher, self.why = launcher, why
+
+    def attach_gpu(self) -> str:
+        """Attach this machine's GPU; return why there is none, or nothing."""
+        device, why = open_device("auto")
+        if device is not None:
+            from bicep.cuda.bodies import CupyLauncher  # noqa: PLC0415  (with a device only)
+
+            self.attach(CupyLauncher(cast("Any", device)))
+        else:
+            self.attach(None, why or "no device")
+        return self.why
 
     def run(self, op: Op, arguments: Sequence[Any]) -> Any:
         """Run an operation where its data lies."""
+        if self.launcher is None and not self.why and _first(arguments).is_cuda:
+            self.attach_gpu()
         launcher = self.launcher
         if launcher is not None and op.device is not None:
             try:
                 result = self._on_device(launcher, op, arguments)
             except DeviceLostError as error:
-                self.launcher, self.lost = None, str(error)
+                self.attach(None, f"lost: {error}")
                 self.losses += 1
                 arguments = _brought_home(launcher, arguments)
+            except DeviceError:
+                self.refusals += 1
             else:
                 if result is not NotImplemented:
                     op.calls["device"] += 1

@@ -22,10 +22,10 @@ from torch.nn import functional as fn
 
 from bicep.cpu import bodies
 from bicep.cpu.rows import GELU, NONE, RELU, SILU
-from bicep.kernels import LIBRARY, compiled, op
-from bicep.masks import KEEP_BITS, keep_words
+from bicep.cuda.bodies import BODIES
+from bicep.kernels import LIBRARY, compiled, on_device, op
+from bicep.masks import KEEP_ALL, keep_words
 
-KEEP_ALL: Final = 1 << KEEP_BITS
 ACTIVATIONS: Final = {"none": NONE, "gelu": GELU, "relu": RELU, "silu": SILU}  # gelu: the tanh form
 _WORD: Final = 32
 
@@ -291,3 +291,4 @@ torch.library.register_autograd(
 torch.library.register_autograd("bicep::fused_linear", _fused_back, setup_context=_fused_setup, lib=LIBRARY)
 for _name in ("masked_linear", "masked_linear_bwd", "fused_linear", "fused_linear_bwd"):
     compiled(_name)(getattr(bodies, _name))
+    on_device(_name)(BODIES[_name])

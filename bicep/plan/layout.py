@@ -87,7 +87,8 @@ PLAN_FILE = record(
     u4  samples      Monte-Carlo samples
     f8  label_scale  the net's output of 1 is a return of this size
     i8  size         bytes of the whole file
-    i8  pad          zero
+    u4  keep_one     a unit of the first layer is kept with probability keep_one/2^16; 0 stands for 7/8
+    u4  keep_two     the same of the second layer
     """,
 )
 

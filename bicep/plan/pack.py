@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bicep.masks import SAMPLES
+from bicep.masks import KEEP_ALL, SAMPLES
 from bicep.plan.layout import (
     DENSE,
     EXPERTS,
@@ -104,11 +104,17 @@ def _check_weights(experts: Sequence[Weights]) -> None:
         raise PlanError(msg)
 
 
-def encode(experts: Sequence[Weights], served: Sequence[int], label_scale: float) -> bytes:
+def encode(
+    experts: Sequence[Weights],
+    served: Sequence[int],
+    label_scale: float,
+    keep: tuple[int, int] = (0, 0),
+) -> bytes:
     """Return the bytes of a plan file with one dense rung per tag.
 
-    served: for each tag the expert that answers; a starved tag names another one and its own weights
-    are left out.  Raises PlanError for weights that are not finite or whose shapes differ.
+    served: for each tag the expert that answers; a starved tag names another one and its own weights are
+    left out.  keep: of both layers, see PLAN_FILE; whatever it is, the kernel divides what it keeps by 7/8.
+    Raises PlanError for weights that are not finite or whose shapes differ.
     """
     _check_weights(experts)
     filled = [_filled(expert) for expert in experts]
@@ -135,7 +141,7 @@ def encode(experts: Sequence[Weights], served: Sequence[int], label_scale: float
         SAMPLES,
         label_scale,
         at + len(packs),
-        0,
+        *keep,
     )
     return header.tobytes() + slots.tobytes() + bytes(packs)
 
@@ -151,6 +157,7 @@ def _header(image: bytes) -> Any:
         != PLAN_VERSION,
         f"{header['samples']} samples, the kernel has {SAMPLES}": header["samples"] != SAMPLES,
         f"{len(image)} bytes, the header says {header['size']}": header["size"] != len(image),
+        "a unit is kept with a probability above 1": max(header["keep_one"], header["keep_two"]) > KEEP_ALL,
     }
     for words, wrong in faults.items():
         if wrong:

@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from bicep.masks import BANK_ROWS, bank_key, mask_bank
+from bicep.masks import BANK_ROWS, DROP_PROBABILITY, bank_key, keep_level, keep_words
 from bicep.plan.kernels import SCRATCH
 from bicep.plan.layout import PLAN, SLOT, padded
 from bicep.plan.pack import PlanError, check_image
@@ -122,6 +122,13 @@ def _normalisation(manifest: dict[str, Any], n_tech: int) -> tuple[NDArray[np.fl
     return constants[0], constants[1]
 
 
+def _bank(key: tuple[int, int], units: int, outputs: int, header: Any) -> NDArray[np.uint32]:
+    """Draw the mask bank [rows, units + outputs] with each layer's probability."""
+    levels = [int(header[field]) or keep_level(DROP_PROBABILITY) for field in ("keep_one", "keep_two")]
+    first, second = (keep_words(key, BANK_ROWS, units + outputs, level) for level in levels)
+    return np.concatenate([first[:, :units], second[:, units:]], axis=1)
+
+
 class Plan:
     """A loaded model: immutable weights, mask bank, news cells and scratch in one segment.
 
@@ -203,7 +210,7 @@ class Plan:
         table[:] = slots
         table["pack"] += at[".image"]
         table["news"] += at[".image"]
-        bank = mask_bank(bank_key(seed, _digest(image)), units + outputs)
+        bank = _bank(bank_key(seed, _digest(image)), units, outputs, header)
         segment.words(at[".bank"], bank.size // 2)[:] = bank.reshape(-1).view(np.int64)
         record = segment.array(name, PLAN)[0]
         for field in ("experts", "rungs", "n_tech", "n_news", "hidden_one", "hidden_two", "label_scale"):
