@@ -19,9 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bicep.masks import BANK_ROWS, bank_key, mask_bank
-from bicep.plan.kernels import SCRATCH
-from bicep.plan.layout import PLAN, SLOT, padded
-from bicep.plan.pack import PlanError, check_image
+from bicep.plan.kernels import set_rung
+from bicep.plan.layout import (
+    MC_32,
+    MODE_SAMPLES,
+    OK,
+    PLAN,
+    RUNGS_MAX,
+    SCRATCH,
+    SLOT,
+    padded,
+    work_size,
+)
+from bicep.plan.pack import check_image
+from bicep.plan.weights import PlanError
 from ringbuf.records import CACHE_LINE
 from ringbuf.segment import Segment
 
@@ -193,7 +204,7 @@ class Plan:
             ".table": len(slots) * SLOT.size,
             ".cells": symbols_max * int(header["experts"]) * cell,
             ".bank": 4 * BANK_ROWS * (units + outputs),
-            ".scratch": SCRATCH.size + 4 * units * 32,
+            ".scratch": SCRATCH.size + padded(work_size(units, outputs), CACHE_LINE),
         }
         if segment is None:
             segment = Segment.anonymous(CACHE_LINE + sum(padded(n, CACHE_LINE) for n in parts.values()))
@@ -227,9 +238,27 @@ class Plan:
             "nan_input",
             "nan_output",
             "news_busy",
+            "bad_rung",
             "refreshes",
         )
         return {field: int(self._record[field]) for field in fields}
+
+    def set_rung(self, rung: int, mode: int = MC_32) -> None:
+        """Switch rung and mode by one store, for the next inference; raises PlanError outside the range."""
+        if set_rung(self.state, rung, mode) != OK:
+            msg = f"rung {rung}, mode {mode}: the ladder has {self.rungs} rungs and {len(MODE_SAMPLES)} modes"
+            raise PlanError(msg)
+
+    @property
+    def rungs(self) -> int:
+        """The number of rungs of the ladder."""
+        return int(self._record["rungs"])
+
+    @property
+    def rung(self) -> tuple[int, int]:
+        """The rung and the mode in use."""
+        mode, rung = divmod(int(self._record["rung"]), RUNGS_MAX)
+        return rung, mode
 
     def served(self) -> list[int]:
         """Return for each tag the expert that answers."""
