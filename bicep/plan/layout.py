@@ -200,5 +200,4 @@ def slice_size(steps: int) -> int:
 
 def work_size(hidden_one: int, hidden_two: int) -> int:
     """Return the bytes behind SCRATCH: float32[hidden_one][32] samples, or the analytic mode's vectors."""
-    wide = max(hidden_one, hidden_two + GROUP)
-    return 4 * max(32 * hidden_one, 2 * wide + 2 * hidden_two + 2 * hidden_one)
+    return 4 * max(32 * hidden_one, 3 * (hidden_two + GROUP) + 2 * hidden_two + 2 * hidden_one)

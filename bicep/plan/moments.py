@@ -1,4 +1,4 @@
-"""The inner loops of analytic uncertainty: activations with their slopes, matrix times vector, and back.
+"""The inner loops of analytic uncertainty: matrix times vector, expected activations, and back.
 
 There is one forward pass here instead of 32, so the lane is the output unit: eight of a group, or of a
 slice, side by side.  Two numbers travel back through the second layer together, one for each head.
@@ -13,15 +13,16 @@ from typing import Any, Final, cast
 from llvmlite import ir
 from numba.core import cgutils
 
+from bicep.masks import DROP_PROBABILITY
 from bicep.plan.layout import GROUP, GROUP_TAIL, LINE
 from bicep.plan.slices import columns_at, entry, values_at
 from bicep.plan.vectors import (
-    _EXP_MAX,
     Values,
     _at,
     _clamp,
     _exp,
     _fma,
+    _gelu,
     _load,
     _loop,
     _number,
@@ -33,6 +34,8 @@ from ringbuf.memory import I64, lowered
 _F32, _I32 = ir.FloatType(), ir.IntType(32)
 _CHAINS: Final = 4  # sums of one group that run at once; a multiply-add takes four cycles
 _ROOT: Final = math.sqrt(2 / math.pi)
+_FLAT: Final = 10.0
+_ODDS: Final = DROP_PROBABILITY / (1 - DROP_PROBABILITY)
 
 
 def _kind(lanes: int) -> Any:
@@ -80,71 +83,129 @@ def _total(b: Any, vector: Any) -> Any:
     return b.extract_element(vector, ir.Constant(_I32, 0))
 
 
-def _slopes_codegen(_ctx: Any, b: Any, args: list[Any]) -> None:
-    values, count, slopes = args
+def _activate_codegen(_ctx: Any, b: Any, args: list[Any]) -> None:
+    values, count = args
 
     def step(i: Any, _: Values) -> Values:
         at = _at(b, values, i, LINE)
-        x = _load(b, at)
-        square = b.fmul(x, x)
-        cubic = _fma(b, square, _number(0.044715), _number(1.0))
-        twice = b.fmul(b.fmul(x, cubic), _number(-2 * _ROOT))
-        share = b.fdiv(_number(1.0), b.fadd(_number(1.0), _exp(b, _clamp(b, twice, -_EXP_MAX, _EXP_MAX))))
-        rise = _fma(b, square, _number(2 * _ROOT * 3 * 0.044715), _number(2 * _ROOT))
-        bend = b.fmul(b.fmul(x, share), b.fsub(_number(1.0), share))
-        _store(b, b.fmul(x, share), at)
-        _store(b, _fma(b, bend, rise, share), _at(b, slopes, i, LINE))
+        _store(b, _gelu(b, _load(b, at)), at)
         return []
 
     _loop(b, b.lshr(count, ir.Constant(I64, 4)), [], step)
 
 
-@lowered(_slopes_codegen)
-def activate_with_slopes(values: int, count: int, slopes: int) -> None:
-    """Replace values float32[count] by GELU of them, and write GELU's slope there; count: multiple of 16."""
+@lowered(_activate_codegen)
+def activate(values: int, count: int) -> None:
+    """Replace values float32[count] by GELU of them; count: a multiple of 16."""
+
+
+def _derivatives(b: Any, x: Any) -> list[Any]:
+    """Return GELU's first three derivatives.
+
+    With GELU = x*s, s the logistic function of v: q = s*(1-s), t = 1 - 2s, r = t*v'^2 + v''.  Beyond +-10 all
+    of them are 0 or 1 to single precision, and the cut keeps powers of x finite.
+    """
+    x = _clamp(b, x, -_FLAT, _FLAT)
+    square = b.fmul(x, x)
+    v = b.fmul(b.fmul(x, _fma(b, square, _number(0.044715), _number(1.0))), _number(2 * _ROOT))
+    share = b.fdiv(_number(1.0), b.fadd(_number(1.0), _exp(b, b.fsub(_number(0.0), v))))
+    v1 = _fma(b, square, _number(6 * 0.044715 * _ROOT), _number(2 * _ROOT))
+    v2, v3 = b.fmul(x, _number(12 * 0.044715 * _ROOT)), _number(12 * 0.044715 * _ROOT)
+    q, t = b.fmul(share, b.fsub(_number(1.0), share)), _fma(b, share, _number(-2.0), _number(1.0))
+    tv = b.fmul(t, v1)
+    r = _fma(b, tv, v1, v2)
+    q_rise = b.fmul(q, tv)
+    cubed = b.fmul(b.fmul(q, v1), b.fmul(v1, v1))
+    r_rise = _fma(b, cubed, _number(-2.0), _fma(b, b.fmul(tv, v2), _number(2.0), v3))
+    first = _fma(b, b.fmul(x, q), v1, share)
+    second = b.fmul(q, _fma(b, x, r, b.fmul(_number(2.0), v1)))
+    bend = _fma(b, q_rise, v1, b.fmul(q, v2))
+    tilt = _fma(b, q_rise, r, b.fmul(q, r_rise))
+    return [first, second, _fma(b, bend, _number(2.0), _fma(b, x, tilt, b.fmul(q, r)))]
+
+
+def _expect_codegen(_ctx: Any, b: Any, args: list[Any]) -> None:
+    sums, spreads, count, slopes = args
+    half = _number(0.5)
+
+    def step(i: Any, _: Values) -> Values:
+        at, spread_at = _at(b, sums, i, LINE), _at(b, spreads, i, LINE)
+        x, spread = _load(b, at), _load(b, spread_at)
+        value = _gelu(b, x)
+        first, second, third = _derivatives(b, x)
+        halved = b.fmul(half, spread)
+        _store(b, _fma(b, second, halved, value), at)
+        _store(b, _fma(b, third, halved, first), _at(b, slopes, i, LINE))
+        growth = _fma(b, first, first, b.fmul(value, second))
+        _store(b, _fma(b, growth, spread, b.fmul(value, value)), spread_at)
+        return []
+
+    _loop(b, b.lshr(count, ir.Constant(I64, 4)), [], step)
+
+
+@lowered(_expect_codegen)
+def expect_outputs(sums: int, spreads: int, count: int, slopes: int) -> None:
+    """Turn means and variances of the second layer's sums into what its activations are expected to be.
+
+    float32[count] each, count a multiple of 16.  sums: becomes E[g]; spreads: becomes E[g^2];
+    slopes: E[g']; all to second order in the spread of the sums.
+    """
+
+
+def _added(b: Any, weights: Any, inputs: Any, chains: Values) -> Values:
+    """Add products to a sum, and their squares to the sum's variance over the first dropout, in 1/odds."""
+    product = b.fmul(weights, inputs)
+    return [b.fadd(chains[0], product), _fused(b, product, product, chains[1])]
+
+
+def _close(b: Any, totals: Values, sums: Any, spreads: Any) -> None:
+    _put(b, totals[0], sums)
+    _put(b, b.fmul(totals[1], ir.Constant(_kind(GROUP), [_ODDS] * GROUP)), spreads)
 
 
 def _group_sums_codegen(_ctx: Any, b: Any, args: list[Any]) -> None:
-    hidden, count, group, sums = args
+    hidden, count, group, sums, spreads = args
     zero = ir.Constant(_kind(GROUP), [0.0] * GROUP)
     start = _take(b, _at(b, group, count, 4 * GROUP), GROUP)
 
     def step(i: Any, chains: Values) -> Values:
         rows, inputs = _at(b, group, i, 4 * GROUP * _CHAINS), _at(b, hidden, i, 4 * _CHAINS)
-        return [
-            _fused(
-                b,
-                _take(b, _at(b, rows, ir.Constant(I64, n), 4 * GROUP), GROUP),
-                _spread(b, _scalar(b, inputs, 4 * n), GROUP),
-                chain,
-            )
-            for n, chain in enumerate(chains)
-        ]
+        added: Values = []
+        for n in range(_CHAINS):
+            weights = _take(b, _at(b, rows, ir.Constant(I64, n), 4 * GROUP), GROUP)
+            value = _spread(b, _scalar(b, inputs, 4 * n), GROUP)
+            added += _added(b, weights, value, chains[2 * n : 2 * n + 2])
+        return added
 
     count = b.lshr(count, ir.Constant(I64, _CHAINS.bit_length() - 1))
-    one, two, three, four = _loop(b, count, [start] + [zero] * (_CHAINS - 1), step)
-    _put(b, b.fadd(b.fadd(one, two), b.fadd(three, four)), sums)
+    chains = _loop(b, count, [start] + [zero] * (2 * _CHAINS - 1), step)
+    totals = [b.fadd(b.fadd(chains[n], chains[n + 2]), b.fadd(chains[n + 4], chains[n + 6])) for n in (0, 1)]
+    _close(b, totals, sums, spreads)
 
 
 @lowered(_group_sums_codegen)
-def group_sums(hidden: int, count: int, group: int, sums: int) -> None:
-    """Write bias + weights * hidden of the eight units of a dense group to sums float32[8]."""
+def group_sums(hidden: int, count: int, group: int, sums: int, spreads: int) -> None:
+    """Write bias + weights * hidden of eight units of a dense group to sums, its variance to spreads.
+
+    hidden: float32[count]; sums, spreads: float32[8].  The variance is that of the first layer's dropout.
+    """
 
 
 def _slice_sums_codegen(_ctx: Any, b: Any, args: list[Any]) -> None:
-    hidden, steps, group, sums = args
+    hidden, steps, group, sums, spreads = args
     values, columns = values_at(b, group), columns_at(b, group, steps)
+    zero = ir.Constant(_kind(GROUP), [0.0] * GROUP)
 
     def step(k: Any, chains: Values) -> Values:
         inputs = [_scalar(b, _at(b, hidden, entry(b, values, columns, k, row)[1], 4)) for row in range(GROUP)]
-        return [_fused(b, _take(b, _at(b, values, k, 4 * GROUP), GROUP), _lanes(b, inputs), chains[0])]
+        return _added(b, _take(b, _at(b, values, k, 4 * GROUP), GROUP), _lanes(b, inputs), chains)
 
-    _put(b, _loop(b, steps, [_take(b, group, GROUP)], step)[0], sums)
+    _close(b, _loop(b, steps, [_take(b, group, GROUP), zero], step), sums, spreads)
 
 
 @lowered(_slice_sums_codegen)
-def slice_sums(hidden: int, steps: int, group: int, sums: int) -> None:
-    """Write bias + weights * hidden of the eight rows of a slice to sums float32[8]."""
+def slice_sums(hidden: int, steps: int, group: int, sums: int, spreads: int) -> None:
+    """Do what group_sums does for the eight rows of a slice."""
 
 
 def _pull_codegen(_ctx: Any, b: Any, args: list[Any]) -> None:

@@ -43,24 +43,36 @@ def sample_heads(weights: Any, features: Any, embedding: Any, words: Any) -> tup
     )
 
 
-def slope(x: Any) -> Any:
-    """Return the derivative of gelu."""
-    tanh = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
-    rise = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x**2)
-    return 0.5 * (1 + tanh) + 0.5 * x * (1 - tanh**2) * rise
+def derivatives(x: Any) -> tuple[Any, Any, Any]:
+    """Return the first three derivatives of gelu; u is tanh's argument, t1..t3 are those of tanh(u(x))."""
+    root = math.sqrt(2 / math.pi)
+    u1, u2, u3 = root * (1 + 3 * 0.044715 * x**2), root * 6 * 0.044715 * x, root * 6 * 0.044715
+    tanh = np.tanh(root * (x + 0.044715 * x**3))
+    rest = 1 - tanh**2
+    t1 = rest * u1
+    rest1 = -2 * tanh * t1
+    t2 = rest1 * u1 + rest * u2
+    rest2 = -2 * (t1**2 + tanh * t2)
+    t3 = rest2 * u1 + 2 * rest1 * u2 + rest * u3
+    return 0.5 * (1 + tanh + x * t1), t1 + 0.5 * x * t2, 1.5 * t2 + 0.5 * x * t3
 
 
-def propagate(weights: Any, features: Any, embedding: Any) -> tuple[float, float, float, float]:
-    """Return mean and variance of both heads, to first order in the dropout."""
+def propagate(weights: Any, features: Any, embedding: Any) -> tuple[float, ...]:
+    """Return mean and variance of the mean head and of the log-variance head, by moments of the dropout."""
     odds = (1 - KEEP) / KEEP
     tech, news, second = (np.asarray(m, np.float64) for m in (weights.tech, weights.news, weights.second))
     hidden = gelu(tech @ features + news @ np.asarray(embedding, np.float64) + weights.bias_one)
     sums = second @ hidden + np.asarray(weights.bias_two, np.float64)
-    found = []
+    spread = odds * ((second * hidden) ** 2).sum(1)
+    value, (first, bent, third) = gelu(sums), derivatives(sums)
+    expected = value + bent * spread / 2
+    square = value**2 + (first**2 + value * bent) * spread
+    slope = first + third * spread / 2
+    found: list[float] = []
     for head, bias in ((weights.mean_head, weights.biases[0]), (weights.variance_head, weights.biases[1])):
-        own = np.asarray(head, np.float64) * gelu(sums)
-        through = hidden * (second.T @ (np.asarray(head, np.float64) * slope(sums)))
-        found += [own.sum() + float(bias), odds * float(own @ own + through @ through)]
+        wide = np.asarray(head, np.float64)
+        through = hidden * (second.T @ (wide * slope))
+        found += [wide @ expected + float(bias), odds * float(wide**2 @ square + through @ through)]
     return tuple(found)
 
 
