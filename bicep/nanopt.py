@@ -239,9 +239,10 @@ class NANOpt:
         self._sense(seen)
         allowed = self._last_allowed(1.0)
         if self._index > allowed:
-            is_forbidden = any(index <= self._index for index in self._shadows.forbidden())
             self._pinned = None
-            return self._retract(seen.now_ns, Reason.ERROR if is_forbidden else Reason.VOLATILITY)
+            return self._retract(
+                seen.now_ns, Reason.ERROR if self._shadows.forbidden() else Reason.VOLATILITY
+            )
         target, reason = self._choose(seen)
         self._note_slo(target)
         if self._pinned is not None or seen.now_ns - self._changed_ns < self.options.dwell_ns:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-_WEIGHT: Final = 0.1  # of one square in the running mean
+_WEIGHT: Final = 0.02  # of one square in the running mean: noise of a few per cent in the growth
 
 
 class Shadows:
@@ -34,6 +34,7 @@ class Shadows:
         self._budget, self._limit, self._clip, self._recover_ns = budget, limit, clip, recover_ns
         self._inside = (1 + margin * margin) / 2  # squared differences below it speak for recovery
         self._above = [0.0] * count
+        self._run = [0] * count  # squares behind `above`
         self._below = [0.0] * count
         self._since: list[int | None] = [None] * count
 
@@ -44,12 +45,14 @@ class Shadows:
         since = self._since[index]
         if since is None:
             self._above[index] = max(self._above[index] + square - 1, 0.0)
+            self._run[index] = self._run[index] + 1 if self._above[index] > 0 else 0
             if self._above[index] > self._limit:
                 self._since[index], self._below[index] = now_ns, 0.0
+                self._mean[index] = 1 + self._above[index] / self._run[index]
             return
         self._below[index] = max(self._below[index] + self._inside - square, 0.0)
         if self._below[index] > self._limit / 2 and now_ns - since >= self._recover_ns:
-            self._since[index], self._above[index] = None, 0.0
+            self._since[index], self._above[index], self._run[index] = None, 0.0, 0
 
     def is_forbidden(self, index: int) -> bool:
         """Say whether a setting is forbidden."""

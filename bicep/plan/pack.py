@@ -193,11 +193,11 @@ def check_image(image: bytes) -> tuple[Any, NDArray[Any]]:
             msg = f"slot {n} of the rung table: {error}"
             raise PlanError(msg) from None
     for n, slot in enumerate(slots):
-        dense = slots[int(slot["served"]) * rungs]
-        if dense["served"] != slot["served"]:
+        if slots[int(slot["served"]) * rungs]["served"] != slot["served"]:
             msg = f"slot {n} of the rung table is served by a tag that does not serve itself"
             raise PlanError(msg)
-        if slot["news"] != dense["news"] or slot["served"] != slots[n // rungs * rungs]["served"]:
+        dense = slots[n // rungs * rungs]
+        if slot["news"] != dense["news"] or slot["served"] != dense["served"]:
             msg = f"slot {n} of the rung table is not served like rung 0: cached news would not fit"
             raise PlanError(msg)
     return header, slots

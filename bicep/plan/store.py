@@ -33,7 +33,7 @@ from bicep.plan.layout import (
 )
 from bicep.plan.pack import check_image
 from bicep.plan.weights import PlanError
-from ringbuf.records import CACHE_LINE
+from ringbuf.records import CACHE_LINE, LINE_PAIR
 from ringbuf.segment import Segment
 
 MANIFEST, WEIGHTS = "manifest.json", "weights.bicep"
@@ -207,7 +207,7 @@ class Plan:
             ".scratch": SCRATCH.size + padded(work_size(units, outputs), CACHE_LINE),
         }
         if segment is None:
-            segment = Segment.anonymous(CACHE_LINE + sum(padded(n, CACHE_LINE) for n in parts.values()))
+            segment = Segment.anonymous(LINE_PAIR + sum(padded(n, LINE_PAIR) for n in parts.values()))
         at = {part: segment.allocate(name + part, size) for part, size in parts.items()}
         segment.words(at[".image"], len(image) // 8)[:] = np.frombuffer(image, np.int64)
         table = segment.array(name + ".table", SLOT)

@@ -58,7 +58,7 @@ def trained(rows: int = 6_000, hidden: tuple[int, int] = (64, 32), seed: int = 1
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     train, later = generated(rows, seed), generated(rows // 2, seed + 100)
-    settings = {"epochs": 20, "tune_epochs": 5, "batch": 256, "min_rows": 100, **options}
+    settings = {"epochs": 8, "tune_epochs": 3, "batch": 256, "min_rows": 100, **options}
     nets = fit_experts(train, Training(hidden=hidden, **settings), seed, lambda *_: None)
     return Trained(nets, train, later)
 
