@@ -22,7 +22,7 @@ from ringbuf.atomics import cycles, load_acquire, load_relaxed, store_release
 from ringbuf.hot_thread import HotThread
 from ringbuf.jit import inlined, kernel
 from ringbuf.memory import load_i64, store_i64, wrapping_multiply
-from ringbuf.records import CACHE_LINE, record
+from ringbuf.records import CACHE_LINE, LINE_PAIR, record
 from ringbuf.segment import Segment
 from ringbuf.spsc import (
     claim,
@@ -241,8 +241,8 @@ def _paths(segment: Segment, batches: int, capacity: int) -> Any:
     return Paths(
         there=create_ring(segment, "there", capacity, PROBE_RECORD),
         back=create_ring(segment, "back", capacity, PROBE_RECORD),
-        ping=segment.allocate("ping", CACHE_LINE),
-        pong=segment.allocate("pong", CACHE_LINE),
+        ping=segment.allocate("ping", LINE_PAIR, align=LINE_PAIR),
+        pong=segment.allocate("pong", LINE_PAIR, align=LINE_PAIR),
         buffer=segment.allocate("buffer", PROBE_RECORD.size),
         stamps=segment.allocate("stamps", (KINDS * batches + 1) * 8),
     )

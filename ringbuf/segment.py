@@ -8,7 +8,7 @@ in a kernel.  Addresses differ between processes, so everything stored inside is
 
     0      SEGMENT_HEADER   written by the owner; the magic makes it valid
     128    directory        AREAS_MAX entries of AREA, `area_count` of them are used
-    32768  areas            each starts on a pair of cache lines and is zero when allocated
+    32768  areas            each starts on a cache line and is zero when allocated
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringbuf.process import Process, is_alive, this_process
-from ringbuf.records import CACHE_LINE, LINE_PAIR, Record, record
+from ringbuf.records import CACHE_LINE, Record, record
 
 MAGIC: Final = int.from_bytes(b"CFUSESEG", "little")
 HEADER_VERSION: Final = 1  # of the two records below
@@ -40,7 +40,7 @@ SEGMENT_HEADER = record(
     i8  epoch           run epoch of the owner
     i8  owner_pid       process that created the segment
     i8  owner_start     its start, clock ticks since boot: a re-used pid does not match
-    i8  owner_boot      digest of the boot it started in
+    i8  owner_boot      the boot it started in: ringbuf/process.py
     i8  used            bytes handed out so far, header included
     i8  area_count      entries of the directory in use
     6i8 pad             zero
@@ -180,13 +180,15 @@ class Segment:
                 int(entry["size"]),
                 entry["name"].decode("ascii", "replace"),
             )
-            if at < HEADER_SIZE or size < 0 or size > self._size - at or at % LINE_PAIR:
+            if at < HEADER_SIZE or size < 0 or size > self._size - at or at % CACHE_LINE:
                 msg = f"{self.path}: area {name!r} lies outside the segment"
                 raise SegmentError(msg)
             self.areas[name] = (self._base + at, size)
 
-    def allocate(self, name: str, size: int) -> int:
-        """Reserve `size` zero bytes under `name`; return their address (a multiple of 128).  Owner only.
+    def allocate(self, name: str, size: int, *, align: int = CACHE_LINE) -> int:
+        """Reserve `size` zero bytes under `name`; return their address, a multiple of `align`.  Owner only.
+
+        align: CACHE_LINE or LINE_PAIR, for words that two cores write.
 
         Raises ValueError when the name is taken or unfit and MemoryError when the segment is full.
         """
@@ -196,7 +198,7 @@ class Segment:
         if not name.isascii() or not 0 < len(name) <= NAME_SIZE or size < 0:
             msg = f"area {name!r} of {size} bytes: names are 1 to {NAME_SIZE} ASCII characters"
             raise ValueError(msg)
-        at, count = (int(self._header["used"][0]) + LINE_PAIR - 1) & -LINE_PAIR, len(self.areas)
+        at, count = (int(self._header["used"][0]) + align - 1) & -align, len(self.areas)
         size = (size + CACHE_LINE - 1) & -CACHE_LINE
         if size > self._size - at:
             msg = f"area {name!r} needs {size} bytes, {self._size - at} are left"

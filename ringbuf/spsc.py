@@ -29,7 +29,7 @@ from typing import Final
 from ringbuf.atomics import load_acquire, load_relaxed, store_relaxed, store_release
 from ringbuf.jit import inlined, kernel
 from ringbuf.memory import copy, load_i64, prefetch, store_i64
-from ringbuf.records import CACHE_LINE, Record
+from ringbuf.records import CACHE_LINE, LINE_PAIR, Record
 from ringbuf.segment import Segment, SegmentError
 
 TAIL, MASK, RECORD_SIZE, HEAD, TAIL_CACHE, HEAD_CACHE, REFUSED, TAIL_OWN = 0, 64, 72, 128, 192, 256, 264, 272
@@ -50,7 +50,7 @@ def ring_size(capacity: int, record: Record) -> int:
 
 def create_ring(segment: Segment, name: str, capacity: int, record: Record) -> int:
     """Allocate an empty ring of `capacity` records (a power of two) in `segment`; return its address."""
-    ring = segment.allocate(name, ring_size(capacity, record))
+    ring = segment.allocate(name, ring_size(capacity, record), align=LINE_PAIR)
     store_words(segment, ring, {MASK: capacity - 1, RECORD_SIZE: record.size})
     return ring
 

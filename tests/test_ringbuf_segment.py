@@ -52,7 +52,7 @@ def any_segment(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Segme
 
 def test_areas_are_zero_aligned_apart_and_live(any_segment: Segment) -> None:
     first, second = any_segment.allocate("first", 65), any_segment.allocate("second", 1)
-    assert first % 128 == second % 128 == 0
+    assert first % 64 == second % 64 == 0
     assert second - first == 128
     assert any_segment.areas == {"first": (first, 128), "second": (second, 64)}
     view = any_segment.array("first", PAIR)
@@ -76,7 +76,7 @@ def test_unfit_areas_are_refused(any_segment: Segment, name: str, size: int) -> 
 
 
 def test_the_directory_has_an_end(any_segment: Segment) -> None:
-    roomy = Segment.anonymous(128 * (seg.AREAS_MAX + 2))
+    roomy = Segment.anonymous(64 * (seg.AREAS_MAX + 2))
     for number in range(seg.AREAS_MAX):
         roomy.allocate(f"area-{number}", 64)
     with pytest.raises(MemoryError, match="directory"):

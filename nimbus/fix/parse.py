@@ -96,7 +96,7 @@ def _next_generation(fields: int) -> int:
 
 
 @inlined
-def _soh_at(at: int) -> int:
+def soh_at(at: int) -> int:
     """Return the address of the first SOH from `at` on; one lies within the body, eight bytes can be read."""
     marks = byte_marks(at, SOH)
     while marks == 0:
@@ -181,7 +181,7 @@ def parse(buf: int, size: int, fields: int) -> int:
         if digit != _EQUALS:
             return BAD_TAG
         value += 1
-        stop = _soh_at(value)
+        stop = soh_at(value)
         count += 1
         entry = -1 if tag >= TAGS_MAX else load_i64(entries + 8 * tag)
         if entry < 0:
@@ -315,12 +315,11 @@ def _number(at: int, size: int) -> int:
 
 
 @kernel
-def to_ns(fields: int, tag: int) -> int:
-    """Return a UTCTimestamp as Unix ns (0, 3, 6, 9 fraction digits, second 60 accepted: S38) or a status."""
-    found = find(fields, tag)
-    if found < 0:
-        return found
-    at, size = value_at(fields, found), found & 0xFFFF
+def utc_ns(at: int, size: int) -> int:
+    """Return a UTCTimestamp of size bytes as Unix ns, or BAD_TIME (S38).
+
+    0, 3, 6, 9 fraction digits and second 60 are accepted.
+    """
     if size not in (17, 21, 24, 27):
         return BAD_TIME
     if load_u8(at + 8) != ord("-") or load_u8(at + 11) != ord(":") or load_u8(at + 14) != ord(":"):
@@ -343,3 +342,12 @@ def to_ns(fields: int, tag: int) -> int:
         for _ in range(size - 18, 9):
             fraction *= 10
     return (days * DAY_S + hour * 3600 + minute * 60 + second) * SECOND_NS + fraction
+
+
+@kernel
+def to_ns(fields: int, tag: int) -> int:
+    """Return the UTCTimestamp of a tag as Unix ns, or a status below zero."""
+    found = find(fields, tag)
+    if found < 0:
+        return found
+    return utc_ns(value_at(fields, found), found & 0xFFFF)
