@@ -1,1 +1,33 @@
-"""BICEP, adaptive compute: inference plans that run inside kernels."""
+"""BICEP, adaptive compute: plans that run inside kernels, and layers that train as PyTorch's do.
+
+    bicep.BICEPLayer           nn.Linear with mask, activation and dropout in one operation
+    bicep.accelerate(module)   put them into a model, and say what was swapped and what was not
+    bicep.build_plan(module)   turn an MLP into the plan that kernels call
+    bicep.export_onnx(...)     write a pruned model for other runtimes
+
+These names load PyTorch when they are first used; the plan itself never does.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "BICEPFunction": "bicep.function",
+    "BICEPLayer": "bicep.layers",
+    "Controller": "bicep.function",
+    "Pruner": "bicep.training",
+    "Schedule": "bicep.training",
+    "accelerate": "bicep.swap",
+    "build_plan": "bicep.conversion",
+    "export_onnx": "bicep.export",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load what the name stands for."""
+    if name not in _HOMES:
+        msg = f"module 'bicep' has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(importlib.import_module(_HOMES[name]), name)

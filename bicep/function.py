@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bicep import ops
 from bicep.cpu.rows import NONE
+from bicep.masks import KEEP_ALL
 
 FUSED, FUSED_BACK = torch.ops.bicep.fused_linear.default, torch.ops.bicep.fused_linear_bwd.default
 LINEAR, LINEAR_BACK = torch.ops.bicep.masked_linear.default, torch.ops.bicep.masked_linear_bwd.default
@@ -44,7 +44,7 @@ class BICEPFunction(torch.autograd.Function):
         state: Tensor | None = None,
         draw: Tensor | None = None,
         activation: int = NONE,
-        level: int = ops.KEEP_ALL,
+        level: int = KEEP_ALL,
         regrow: bool = False,
     ) -> Tensor:
         """Return dropout(act(x (W.M)' + start[state]))."""

@@ -20,11 +20,13 @@ from bicep import ops, pruning
 from bicep.cpu.rows import NONE
 from bicep.function import FUSED, LINEAR, BICEPFunction, Controller
 from bicep.kernels import REGISTRY
-from bicep.masks import keep_level
+from bicep.masks import KEEP_ALL, keep_level
+
+_FUSED_OP = REGISTRY.ops["fused_linear"]
 
 
-def _is_traced() -> bool:
-    return bool(cast("Any", torch.jit).is_tracing())
+def _negative_zeros(weight: Tensor) -> Tensor:
+    return (weight == 0) & torch.signbit(weight)
 
 
 class BICEPLayer(nn.Module):
@@ -104,53 +106,74 @@ class BICEPLayer(nn.Module):
 
     # ---- forward
 
-    def forward(self, x: Tensor, start: Tensor | None = None, state: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        start: Tensor | None = None,
+        state: Tensor | None = None,
+        keep: Tensor | None = None,
+    ) -> Tensor:
         """Return the layer's output for x [..., in_features].
 
         start: what the sums begin with instead of the bias: [out_features], or with state (int64, one per
         row of x) a table of which each row takes the row that state says.
+        keep: 0/1 per element of the output, instead of drawn dropout.
         With masks per asset, x[n] belongs to asset n.
         """
-        if not _is_traced():
-            self._check(x, start, state)
-        begins = self.bias if start is None else start
-        if self.asset_masks is None:
-            y = self._applied(x, self.mask, begins, state)
+        keep = self.keep if keep is None else keep
+        drops = self.training and self._dropout > 0 and keep is None
+        parameters, buffers = self._parameters, self._buffers  # attributes of a module cost a search each
+        weight, mask, masks = parameters["weight"], buffers["mask"], buffers["asset_masks"]
+        begins = parameters["bias"] if start is None else start
+        assert weight is not None
+        assert mask is not None
+        if not torch._C._get_tracing_state():  # noqa: SLF001  # as torch.jit.is_tracing asks
+            self._check(x, start, state, masks)
+        if masks is None:
+            y = self._applied(x, weight, mask, begins, state, drops)
         else:
-            y = torch.stack(
-                [
-                    self._applied(part, mask, begins, None)
-                    for part, mask in zip(x, self.asset_masks, strict=True)
-                ]
-            )
-        return y if self.keep is None else y * self.keep / (1 - self._dropout)
+            parts = zip(x, masks, strict=True)
+            y = torch.stack([self._applied(part, weight, own, begins, None, drops) for part, own in parts])
+        return y if keep is None else y * keep / (1 - self._dropout)
 
-    def _applied(self, x: Tensor, mask: Tensor, start: Tensor | None, state: Tensor | None) -> Tensor:
-        draw, level = None, ops.KEEP_ALL
-        if self.training and self._dropout > 0 and self.keep is None:
+    def _applied(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        mask: Tensor,
+        start: Tensor | None,
+        state: Tensor | None,
+        drops: bool,
+    ) -> Tensor:
+        draw, level, code = None, KEEP_ALL, self._activation_code
+        if drops:
             draw, level = torch.randint(0, 1 << 32, (3,), device="cpu"), self._level  # by torch.manual_seed
-        code, weight = self._activation_code, self.weight
         learns = torch.is_grad_enabled() and (
-            x.requires_grad or weight.requires_grad or (start is not None and start.requires_grad)
+            weight.requires_grad or x.requires_grad or (start is not None and start.requires_grad)
         )
-        if torch.compiler.is_compiling() or _is_traced():
-            learns = learns or torch.compiler.is_exporting() or _is_traced()  # a graph outlives grad mode
+        is_traced = torch._C._get_tracing_state() is not None  # noqa: SLF001
+        if is_traced or torch.compiler.is_compiling():
+            learns = learns or is_traced or torch.compiler.is_exporting()  # a graph outlives grad mode
             if code == NONE and draw is None and state is None:
                 return cast("Tensor", LINEAR(x, weight, mask, start, self.regrow))
             made = FUSED(x, weight, mask, start, state, draw, code, level, learns, self.regrow)
             return cast("Tensor", made[0])
         if torch._C._are_functorch_transforms_active():  # noqa: SLF001  # as torch itself asks
             return cast("Tensor", ops.fused_linear(x, weight, mask, start, state, draw, code, level)[0])
-        arguments = (x, weight, mask, start, state, draw, code, level)
         is_watched = self.nanopt is not None or type(x) is not Tensor
         if learns or is_watched or torch.is_autocast_enabled(x.device.type):
             apply = cast("Any", BICEPFunction).apply
-            return cast("Tensor", apply(x, self.nanopt, *arguments[1:], self.regrow))
-        return cast("Tensor", REGISTRY.run(REGISTRY.ops["fused_linear"], (*arguments, False, False))[0])
+            return cast(
+                "Tensor",
+                apply(x, self.nanopt, weight, mask, start, state, draw, code, level, self.regrow),
+            )
+        arguments = (x, weight, mask, start, state, draw, code, level, False, False)
+        return cast("Tensor", REGISTRY.run(_FUSED_OP, arguments)[0])
 
-    def _check(self, x: Tensor, start: Tensor | None, state: Tensor | None) -> None:
-        if x.dim() == 0 or x.shape[-1] != self.in_features:
-            msg = f"input of shape {tuple(x.shape)}: its last size is not {self.in_features}"
+    def _check(self, x: Tensor, start: Tensor | None, state: Tensor | None, masks: Tensor | None) -> None:
+        shape = x.shape
+        if not shape or shape[-1] != self.in_features:
+            msg = f"input of shape {tuple(shape)}: its last size is not {self.in_features}"
             raise ValueError(msg)
         if start is not None and start.shape[-1] != self.out_features:
             msg = f"start of shape {tuple(start.shape)}: its last size is not {self.out_features}"
@@ -158,9 +181,8 @@ class BICEPLayer(nn.Module):
         if state is not None and start is None:
             msg = "a state without the table that it points into"
             raise ValueError(msg)
-        masks = self.asset_masks
-        if masks is not None and (x.dim() == 1 or len(x) != len(masks) or state is not None):
-            msg = f"input of shape {tuple(x.shape)} for the masks of {len(masks)} assets"
+        if masks is not None and (len(shape) == 1 or shape[0] != len(masks) or state is not None):
+            msg = f"input of shape {tuple(shape)} for the masks of {len(masks)} assets"
             raise ValueError(msg)
 
     # ---- which weights are kept
@@ -236,7 +258,7 @@ class BICEPLayer(nn.Module):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.is_pruned:
+        if self.is_pruned or bool(_negative_zeros(self.weight).any()):
             kept = self.weight.detach() + 0.0  # a kept -0.0 becomes 0.0
             destination[prefix + "weight"] = torch.where(self.mask, kept, torch.full_like(kept, -0.0))
 
@@ -244,8 +266,7 @@ class BICEPLayer(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
         weight = state_dict.get(prefix + "weight")
         if weight is not None and weight.shape == self.weight.shape and not weight.is_meta:
-            pruned = (weight == 0) & torch.signbit(weight)
-            self.set_mask(~pruned.to(self.mask.device))
+            self.set_mask(~_negative_zeros(weight).to(self.mask.device))
 
     def extra_repr(self) -> str:
         """Say the sizes and what differs from nn.Linear."""

@@ -18,6 +18,7 @@ DROP_PROBABILITY: Final = 1 / 8  # keep = a | b | c of three fair words: all thr
 BANK_ROWS: Final = 512  # a power of two
 
 KEEP_BITS: Final = 16  # resolution of a probability of one's own: 1/65,536
+KEEP_ALL: Final = 1 << KEEP_BITS
 
 PHILOX_ROUNDS: Final = 10
 PHILOX_MULTIPLIERS: Final = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
@@ -68,7 +69,7 @@ def keep_level(drop_probability: float) -> int:
     if not 0 <= drop_probability < 1:
         msg = f"drop probability {drop_probability} is not in [0, 1)"
         raise ValueError(msg)
-    return max(round((1 - drop_probability) * (1 << KEEP_BITS)), 1)
+    return max(round((1 - drop_probability) * KEEP_ALL), 1)
 
 
 def keep_words(
@@ -79,7 +80,7 @@ def keep_words(
     A bit is the comparison of the level with 16 fair bits, the highest first, so a probability of 1 - 1/8
     needs three of them and gives the words of `mask_bank`.  The counter is (unit, row, number, call).
     """
-    if level >= 1 << KEEP_BITS:
+    if level >= KEEP_ALL:
         return np.full((rows, units), 0xFFFFFFFF, np.uint32)
     lowest = (level & -level).bit_length() - 1
     words = np.zeros(rows * units, np.uint32)

@@ -23,9 +23,8 @@ from torch.nn import functional as fn
 from bicep.cpu import bodies
 from bicep.cpu.rows import GELU, NONE, RELU, SILU
 from bicep.kernels import LIBRARY, compiled, op
-from bicep.masks import KEEP_BITS, keep_words
+from bicep.masks import KEEP_ALL, keep_words
 
-KEEP_ALL: Final = 1 << KEEP_BITS
 ACTIVATIONS: Final = {"none": NONE, "gelu": GELU, "relu": RELU, "silu": SILU}  # gelu: the tanh form
 _WORD: Final = 32
 

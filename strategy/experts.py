@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bicep.training import Pruner, Schedule
 from nimbus.messages import TAG_NAMES, TAG_NONE, TAG_OVERHYPE, TAG_UNDERHYPE
 from strategy.fusionnet import FusionNet, direction_loss, gaussian_loss
 
@@ -37,6 +38,9 @@ class Training:
     beta: float = 0.5
     direction_weight: float = 0.1
     label_max: float = 6.0  # labels are cut here, in label scales
+    density: float = 1.0  # share of the weights kept at the end of the trunk's training; heads stay dense
+    prune_span: tuple[float, float] = (0.2, 0.7)  # of the trunk's steps: where pruning begins and ends
+    regrow_every: int = 0  # steps between two exchanges of pruned weights; 0 = none
     min_rows: int = 500
 
 
@@ -57,7 +61,13 @@ class Tensors:
     def take(self, chosen: NDArray[np.int64]) -> Tensors:
         """Return the chosen rows."""
         rows = torch.from_numpy(chosen)
-        return Tensors(self.tech[rows], self.news, self.state[rows], self.label[rows], self.tag[chosen])
+        return self.picked(rows, self.tag[chosen])
+
+    def picked(self, rows: Tensor, tag: NDArray[np.int64]) -> Tensors:
+        """Return the rows; tag: theirs."""
+        columns = (column.index_select(0, rows) for column in (self.tech, self.state, self.label))
+        tech, state, label = columns
+        return Tensors(tech, self.news, state, label, tag)
 
 
 def steps_of(rows: int, epochs: int, training: Training) -> int:
@@ -72,7 +82,7 @@ def _optimiser(net: FusionNet, rate: float, training: Training) -> torch.optim.A
         {"params": others, "weight_decay": training.weight_decay},
         {"params": news, "weight_decay": training.news_decay},
     ]
-    return torch.optim.AdamW(groups, lr=rate)
+    return torch.optim.AdamW(groups, lr=rate, fused=True)
 
 
 def fit(
@@ -83,8 +93,12 @@ def fit(
     training: Training,
     generator: torch.Generator,
     report: Callable[[int, float, float], None],
+    pruner: Pruner | None = None,
 ) -> None:
-    """Fit the net to the samples in place; report gets each step's epoch, loss and share of right signs."""
+    """Fit the net to the samples in place; report gets each step's epoch, loss and share of right signs.
+
+    pruner: prunes the net along the way.
+    """
     optimiser, rows = _optimiser(net, rate, training), len(samples)
     steps = steps_of(rows, epochs, training)
     per_epoch = steps // epochs
@@ -100,15 +114,30 @@ def fit(
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        if pruner is not None:
+            pruner.before_step()
         optimiser.step()
+        if pruner is not None:
+            pruner.after_step()
         report(step // per_epoch + 1, float(loss.detach()), right)
     net.eval()
 
 
+def pruner_of(net: FusionNet, steps: int, training: Training) -> Pruner | None:
+    """Return what prunes the trunk as the settings say, None for a dense one."""
+    if training.density >= 1:
+        return None
+    layers = [layer for name, layer in net.layers().items() if name != "heads"]
+    begin, end = (int(share * steps) for share in training.prune_span)
+    schedule = Schedule(training.density, begin, max(end, begin + 1), regrow_every=training.regrow_every)
+    return Pruner(layers, schedule)
+
+
 def _loss(net: FusionNet, samples: Tensors, rows: Tensor, training: Training) -> tuple[Tensor, float]:
-    states, inverse = torch.unique(samples.state[rows], return_inverse=True)  # W_s*s once per news state
-    label = samples.label[rows]
-    mean, log_variance = net(samples.tech[rows], samples.news[states], inverse)
+    batch = samples.picked(rows, samples.tag)
+    states, inverse = torch.unique(batch.state, return_inverse=True)  # W_s*s once per news state
+    label = batch.label
+    mean, log_variance = net(batch.tech, samples.news.index_select(0, states), inverse)
     likelihood = gaussian_loss(mean, log_variance, label, training.beta)
     right = float((mean.detach().sign() == label.sign()).float().mean())
     return likelihood + training.direction_weight * direction_loss(mean, log_variance, label), right
@@ -133,7 +162,8 @@ def fit_experts(samples: Tensors, training: Training, seed: int, report: Report)
     def told(name: str, epochs: int) -> Callable[[int, float, float], None]:
         return lambda epoch, loss, right: report(f"{name} {epoch}/{epochs}", loss, right)
 
-    fit(trunk, samples, training.epochs, rate, training, generator, told("trunk", training.epochs))
+    pruner = pruner_of(trunk, steps_of(len(samples), training.epochs, training), training)
+    fit(trunk, samples, training.epochs, rate, training, generator, told("trunk", training.epochs), pruner)
     starved = starved_tags(samples.tag, training.min_rows)
     experts: list[FusionNet] = []
     for tag in TAGS:

@@ -5,6 +5,7 @@
 The first linear layer is kept as two halves, one per input.  With no dropout on the input their sum is the
 layer on the concatenation, and the news half needs computing once per distinct news state only: in
 training for the states of a batch, in the plan when news changes.  Labels are in units of label_scale.
+The layers are BICEPLayers: product, activation and dropout are one operation, and any of them can be pruned.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
+from bicep.layers import BICEPLayer
 from bicep.masks import DROP_PROBABILITY
 from bicep.plan import Weights
 from bicep.plan.layout import LOG_VARIANCE_MAX, LOG_VARIANCE_MIN
@@ -36,15 +38,15 @@ class FusionNet(nn.Module):
     ) -> None:
         super().__init__()
         self.p = p
-        self.tech = nn.Linear(n_tech, hidden[0])
-        self.news = nn.Linear(n_news, hidden[0], bias=False)
-        self.second = nn.Linear(hidden[0], hidden[1])
-        self.heads = nn.Linear(hidden[1], 2)  # mean, log variance
+        self.tech = BICEPLayer(n_tech, hidden[0], activation="gelu", dropout=p)
+        self.news = BICEPLayer(n_news, hidden[0], bias=False)
+        self.second = BICEPLayer(*hidden, activation="gelu", dropout=p)
+        self.heads = BICEPLayer(hidden[1], 2)  # mean, log variance
         with torch.no_grad():
             bound = (n_tech + n_news) ** -0.5
             self.news.weight.uniform_(-bound, bound)
             self.heads.weight.mul_(0.1)  # begin near "no expected return, variance of the labels"
-            self.heads.bias.zero_()
+            self.heads.get_parameter("bias").zero_()
 
     def forward(
         self,
@@ -58,32 +60,35 @@ class FusionNet(nn.Module):
         tech [n, n_tech]; news [states, n_news]; state [n]: the row of `news` each row sees (None: its own
         number).  masks: 0/1 per unit of both layers instead of drawn dropout.
         """
-        half = self.news(news)
-        first = self.tech(tech) + (half if state is None else half.index_select(0, state))
-        hidden = self._drop(fn.gelu(first, approximate="tanh"), None if masks is None else masks[0])
-        hidden = fn.gelu(self.second(hidden), approximate="tanh")
-        mean, log_variance = self.heads(self._drop(hidden, None if masks is None else masks[1])).unbind(-1)
+        first_keep, second_keep = (None, None) if masks is None else masks
+        half = self.news(news, start=self.tech.bias)  # with the bias, as the plan keeps it
+        if state is None:
+            state = torch.arange(len(tech), device=tech.device)
+        hidden = self.second(self.tech(tech, start=half, state=state, keep=first_keep), keep=second_keep)
+        mean, log_variance = self.heads(hidden).unbind(-1)
         return mean, log_variance.clamp(LOG_VARIANCE_MIN, LOG_VARIANCE_MAX)
 
-    def _drop(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        if mask is None:
-            return fn.dropout(hidden, self.p, training=self.training)
-        return hidden * mask / (1 - self.p)
+    def layers(self) -> dict[str, BICEPLayer]:
+        """Return the layers by name."""
+        return {"tech": self.tech, "news": self.news, "second": self.second, "heads": self.heads}
 
     def weights(self) -> Weights:
         """Return the parameters as the plan takes them.  Raises ValueError for another drop probability."""
         if self.p != DROP_PROBABILITY:
             msg = f"the plan drops with probability {DROP_PROBABILITY}, this net with {self.p}"
             raise ValueError(msg)
+        biases = [layer.bias for layer in (self.tech, self.second, self.heads)]
+        bias_one, bias_two, bias_heads = (bias for bias in biases if bias is not None)
+        heads = self.heads.masked_weight()
         tensors = (
-            self.tech.weight,
-            self.news.weight,
-            self.tech.bias,
-            self.second.weight,
-            self.second.bias,
-            self.heads.weight[0],
-            self.heads.weight[1],
-            self.heads.bias,
+            self.tech.masked_weight(),
+            self.news.masked_weight(),
+            bias_one,
+            self.second.masked_weight(),
+            bias_two,
+            heads[0],
+            heads[1],
+            bias_heads,
         )
         return Weights(*(np.array(tensor.detach().numpy(), np.float32) for tensor in tensors))
 

@@ -47,6 +47,7 @@ def main() -> None:
 
     warm_kernels(Config())
     walk_books()
+    train_layers()
     warm_wire()
     warm_loops()
     warm_exchange()
@@ -75,6 +76,19 @@ def walk_books() -> None:
         capture.write_bytes(_ONE_MESSAGE)
         words = ["book", str(capture), "--bbo", f"{folder}/b.csv", "--depth", f"{folder}/d.csv"]
         assert contrafusion(words) == 0
+
+
+def train_layers() -> None:
+    """Compile what a BICEPLayer runs, forward and backward, with dropout and a table of states."""
+    import torch
+
+    from bicep.cpu import bodies
+
+    x, weight, state = torch.ones(3, 4), torch.ones(5, 4), torch.zeros(3, dtype=torch.int64)
+    mask, draw = torch.ones(5, 4, dtype=torch.bool), torch.tensor([1, 2, 3])
+    y, saved = bodies.fused_linear(x, weight, mask, torch.ones(1, 5), state, draw, 1, 57_344, saves=True)
+    bodies.fused_linear_bwd(y, x, weight, mask, saved, torch.ones(1, 5), state, draw, 1, 57_344)
+    bodies.masked_linear(torch.ones(64, 4), weight, mask)  # counts what is kept
 
 
 def warm_wire() -> None:

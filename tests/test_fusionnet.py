@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from reference import plan as reference
+from reference.fusionnet import PlainNet
 from reference.plans import Bench, random_weights
 
 from bicep.masks import bank_key, mask_bank
@@ -53,12 +54,8 @@ def test_the_plan_answers_as_the_net_does_under_the_same_masks():
 def test_two_halves_are_one_linear_layer_on_the_concatenation():
     net = _net().eval()
     tech, news = torch.randn(5, 32), torch.randn(5, 768)
-    weight = torch.cat([net.tech.weight, net.news.weight], dim=1)
-    first = torch.nn.functional.linear(torch.cat([tech, news], dim=1), weight, net.tech.bias)
-    hidden = torch.nn.functional.gelu(
-        net.second(torch.nn.functional.gelu(first, approximate="tanh")), approximate="tanh"
-    )
-    torch.testing.assert_close(torch.stack(net(tech, news), dim=1), net.heads(hidden))
+    plain = PlainNet(net).eval()
+    torch.testing.assert_close(torch.stack(net(tech, news), dim=1), torch.stack(plain(tech, news), dim=1))
 
 
 def test_one_news_state_for_many_rows_is_the_same_as_repeating_it():
@@ -70,10 +67,15 @@ def test_one_news_state_for_many_rows_is_the_same_as_repeating_it():
 def test_dropout_never_touches_the_input_and_keeps_the_mean():
     net = _net().train()
     tech, news = torch.randn(1, 32), torch.randn(1, 768)
-    first = net.tech(tech) + net.news(news)
-    rows = [net._drop(first, None) for _ in range(4_000)]
-    torch.testing.assert_close(torch.stack(rows).mean(0), first, atol=0.05, rtol=0.05)
-    assert float((torch.stack(rows) == 0).float().mean()) == pytest.approx(1 / 8, abs=0.01)
+    first = torch.nn.functional.gelu(
+        net.news(news, start=net.tech.bias) + tech @ net.tech.weight.T, approximate="tanh"
+    )
+    state = torch.zeros(4_000, dtype=torch.int64)
+    rows = net.tech(tech.repeat(4_000, 1), start=net.news(news, start=net.tech.bias), state=state)
+    torch.testing.assert_close(rows.mean(0), first[0], atol=0.05, rtol=0.05)
+    assert float((rows == 0).float().mean()) == pytest.approx(1 / 8, abs=0.01)
+    kept = rows[rows[:, 0] != 0, 0]
+    torch.testing.assert_close(kept, (first[0, 0] * 8 / 7).expand_as(kept))
 
 
 def test_the_log_variance_is_clamped_as_in_the_kernel():

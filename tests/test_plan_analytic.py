@@ -14,7 +14,18 @@ from reference.trained import trained
 from bicep import calibration
 from bicep.masks import SAMPLES
 from bicep.nanopt import NANOpt, Options
-from bicep.plan import ANALYTIC, LADDER, NAN_INPUT, NAN_OUTPUT, OK, RUNGS_MAX, decode, encode, ladder
+from bicep.plan import (
+    ANALYTIC,
+    LADDER,
+    NAN_INPUT,
+    NAN_OUTPUT,
+    OK,
+    RUNGS_MAX,
+    Plan,
+    decode,
+    encode,
+    ladder,
+)  # fmt: skip
 
 EMBEDDING = (np.random.default_rng(2).standard_normal(768) / 28).astype(np.float32)
 RUNGS = (1.0, 0.35, 0.1)
@@ -69,6 +80,21 @@ def test_other_widths_answer_the_same(hidden):
         _close(made.infer(features, expert=1), reference.infer_analytic(weights, features, EMBEDDING, SCALE))
 
 
+@pytest.mark.parametrize("keep", [(0.5, 0.75), (1.0, 0.5), (0.75, 1.0), (1.0, 1.0)])
+def test_other_probabilities_of_dropping_are_propagated_too(keep):
+    made = Bench(4, (64, 16))
+    levels = tuple(int(p * 65_536) for p in keep)
+    made.plan = Plan.from_image(encode(made.weights, (0, 1, 2), SCALE, keep=levels), symbols_max=16)
+    made.refresh(3, EMBEDDING)
+    made.plan.set_rung(0, ANALYTIC)
+    features = np.random.default_rng(5).standard_normal(32)
+    expected = reference.infer_analytic(made.weights[0], features, EMBEDDING, SCALE, keep)
+    _close(made.infer(features), expected)
+    made.plan.set_rung(0)
+    sampled = np.mean([made.infer(features, sequence=n)["mean"] for n in range(400)])
+    assert sampled == pytest.approx(expected.mean, abs=0.2 * np.sqrt(expected.epistemic) + 1e-6 * SCALE)
+
+
 def test_the_derivatives_of_the_reference_are_those_of_gelu():
     x, step = np.linspace(-6, 6, 400), 1e-4
     first, second, third = reference.derivatives(x)
@@ -108,8 +134,6 @@ def test_no_dropout_reaches_a_net_of_zeros():
 
     zero = dataclasses.replace(random_weights(1, (64, 8)), mean_head=np.zeros(8, np.float32))
     made = Bench(1, (64, 8))
-    from bicep.plan import Plan
-
     made.plan = Plan.from_image(encode([zero] * 3, (0, 1, 2), SCALE), symbols_max=16)
     made.plan.set_rung(0, ANALYTIC)
     answer = made.infer(np.ones(32))

@@ -34,7 +34,8 @@ def test_the_kernels_of_every_part_were_looked_at(probe):
     wanted = {
         "daemon.pipeline.run_inline", "daemon.pipeline.settle", "daemon.loops.run_compact",
         "daemon.loops.run_market", "daemon.loops.run_strategy", "daemon.loops.run_orders",
-        "nimbus.books_only.walk_books",
+        "nimbus.books_only.walk_books", "bicep.cpu.linear.forward", "bicep.cpu.gradient.backward",
+        "bicep.cpu.words.keep_rows", "bicep.cpu.product.multiply", "bicep.cpu.sparse.count_kept",
         "nimbus.feed.decode.open_packet", "nimbus.book.book.apply", "nimbus.book.publish.write_event",
         "strategy.agent.work", "bicep.plan.kernels.infer", "nimbus.orders.send.take_intent",
         "nimbus.orders.reports.receive", "nimbus.fix.parse.parse", "nimbus.venue.paper.receive",

@@ -28,7 +28,7 @@ from bicep.cpu.linear import (
 from bicep.cpu.rows import NONE
 from bicep.cpu.sparse import count_kept
 from bicep.cpu.words import keep_rows
-from bicep.masks import KEEP_BITS
+from bicep.masks import KEEP_ALL
 from ringbuf.jit import kernel
 from ringbuf.memory import load_i64
 from ringbuf.records import CACHE_LINE
@@ -40,7 +40,6 @@ THREADS_WORK_MAX: Final = 1 << 24  # multiply-adds; more of them are torch's whe
 SPARSE_SHARE: Final = 0.3
 SPARSE_SHARE_BACK, SPARSE_SHARE_BACK_FEW = 0.3, 0.15  # with many rows, with less than ROWS_MANY
 ROWS_MANY: Final = 1_024
-KEEP_ALL: Final = 1 << KEEP_BITS
 _WORD: Final = 32
 
 _JOB: Final = struct.Struct("=13qd10q")

@@ -65,14 +65,59 @@ def _slope_rows(job: int, first: int, rows: int, inner: int) -> None:
 
 
 @kernel
+def _dense_dx(job: int, packed: int, inner: int, first: int, rows: int, block: int) -> None:
+    """Fill a block of rows of dx: in place where its rows are whole vectors, else by way of `block`."""
+    inputs, outputs = load_i64(job + _J.inputs), load_i64(job + _J.outputs)
+    product, wide = load_i64(job + _J.scratch), padded(inputs)
+    target = load_i64(job + _J.dx) + 4 * first * inputs
+    place = block
+    if wide == inputs:
+        place = target
+    clear(place, 4 * rows * wide)
+    store_i64(product + _P.a, inner)
+    store_i64(product + _P.a_row, 4 * padded(outputs))
+    store_i64(product + _P.a_step, 4)
+    store_i64(product + _P.b, packed)
+    store_i64(product + _P.b_step, 4 * wide)
+    store_i64(product + _P.c, place)
+    store_i64(product + _P.c_row, 4 * wide)
+    multiply(product, rows, wide, outputs)
+    if wide != inputs:
+        for row in range(rows):
+            copy_row_out(target + 4 * row * inputs, block + 4 * row * wide, inputs)
+
+
+@kernel
+def _dense_dw(job: int, sums: int, inner: int, first: int, rows: int, block: int) -> None:
+    """Add a block of rows to the weights' gradient, whole vectors [outputs][inputs]."""
+    inputs, outputs = load_i64(job + _J.inputs), load_i64(job + _J.outputs)
+    product, wide, x_row = load_i64(job + _J.scratch), padded(inputs), load_i64(job + _J.x_row)
+    x = load_i64(job + _J.x) + first * x_row
+    store_i64(product + _P.b, x)
+    store_i64(product + _P.b_step, x_row)
+    if wide != inputs:  # a row of x is not whole vectors
+        for row in range(rows):
+            copy_row(block + 4 * row * wide, x + row * x_row, inputs)
+        store_i64(product + _P.b, block)
+        store_i64(product + _P.b_step, 4 * wide)
+    store_i64(product + _P.a, inner)
+    store_i64(product + _P.a_row, 4)
+    store_i64(product + _P.a_step, 4 * padded(outputs))
+    store_i64(product + _P.c, sums)
+    store_i64(product + _P.c_row, 4 * wide)
+    multiply(product, outputs, wide, rows)
+
+
+@kernel
 def _backward_dense(job: int) -> None:
     n, inputs, outputs = load_i64(job + _J.n), load_i64(job + _J.inputs), load_i64(job + _J.outputs)
-    x, x_row, scratch = load_i64(job + _J.x), load_i64(job + _J.x_row), load_i64(job + _J.scratch)
     dx, wide, high = load_i64(job + _J.dx), padded(inputs), padded(outputs)
-    packed = scratch + _PRODUCT_SIZE
-    dw = packed + 4 * wide * high
-    inner = dw + 4 * wide * high
+    packed = load_i64(job + _J.scratch) + _PRODUCT_SIZE
+    inner = packed + 4 * wide * high
     block = inner + 4 * ROWS_BACK * high
+    dw = block + 4 * ROWS_BACK * wide
+    if wide == inputs:
+        dw = load_i64(job + _J.dw)
     if dx != 0:
         for output in range(outputs):
             base = output * inputs
@@ -82,43 +127,23 @@ def _backward_dense(job: int) -> None:
     for first in range(0, n, ROWS_BACK):
         rows = min(ROWS_BACK, n - first)
         _slope_rows(job, first, rows, inner)
-        store_i64(scratch + _P.a, inner)
-        store_i64(scratch + _P.c_row, 4 * wide)
         if dx != 0:
-            clear(block, 4 * rows * wide)
-            store_i64(scratch + _P.a_row, 4 * high)
-            store_i64(scratch + _P.a_step, 4)
-            store_i64(scratch + _P.b, packed)
-            store_i64(scratch + _P.b_step, 4 * wide)
-            store_i64(scratch + _P.c, block)
-            multiply(scratch, rows, wide, outputs)
-            for row in range(rows):
-                copy_row_out(dx + 4 * (first + row) * inputs, block + 4 * row * wide, inputs)
-        store_i64(scratch + _P.b, x + first * x_row)
-        store_i64(scratch + _P.b_step, x_row)
-        if wide != inputs:  # a row of x is not whole vectors
-            for row in range(rows):
-                copy_row(block + 4 * row * wide, x + (first + row) * x_row, inputs)
-            store_i64(scratch + _P.b, block)
-            store_i64(scratch + _P.b_step, 4 * wide)
-        store_i64(scratch + _P.a_row, 4)
-        store_i64(scratch + _P.a_step, 4 * high)
-        store_i64(scratch + _P.c, dw)
-        multiply(scratch, outputs, wide, rows)
+            _dense_dx(job, packed, inner, first, rows, block)
+        _dense_dw(job, dw, inner, first, rows, block)
     _write_dw(job, dw, wide)
 
 
 @kernel
 def _write_dw(job: int, sums: int, wide: int) -> None:
-    """Write whole vectors [outputs][wide] to dw, 0 where a weight is pruned."""
+    """Write whole vectors [outputs][wide] to dw, where they may stand already: 0 where a weight is pruned."""
     inputs, outputs = load_i64(job + _J.inputs), load_i64(job + _J.outputs)
     regrow, mask = load_i64(job + _J.regrow), load_i64(job + _J.mask)
     for output in range(outputs):
         target, source = load_i64(job + _J.dw) + 4 * output * inputs, sums + 4 * output * wide
-        if regrow != 0:
-            copy_row_out(target, source, inputs)
-        else:
+        if regrow == 0:
             masked_row_out(target, source, mask + output * inputs, inputs)
+        elif target != source:
+            copy_row_out(target, source, inputs)
 
 
 @kernel

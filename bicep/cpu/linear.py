@@ -65,7 +65,7 @@ _PRODUCT_SIZE: Final = PRODUCT.size
 _LINE: Final = CACHE_LINE
 
 ROWS: Final = 48  # of a block going forward: its sums stay in the first cache
-ROWS_BACK: Final = 96
+ROWS_BACK: Final = 192  # going back; fewer mean more passes over the gradient of the weights
 DOT_ROWS_MAX: Final = 2
 SPARSE_ROWS_MIN: Final = 64
 

@@ -1,7 +1,7 @@
 """Uncertainty by moment propagation: one forward pass and one back, instead of 32 samples.
 
-With k = p/(1-p), h the first layer's activations, g = GELU and w a head, inverted dropout gives the second
-layer's sums a the means W2*h + b2 and the variances k * sum_j (W2_oj*h_j)^2, and
+With k = p/(1-p) of each layer, h the first layer's activations, g = GELU and w a head, inverted dropout
+gives the second layer's sums a the means W2*h + b2 and the variances k * sum_j (W2_oj*h_j)^2, and
 
     mean     = w . E[g(a)] + bias
     variance = k * sum_o w_o^2 * E[g(a_o)^2]  +  k * sum_j (h_j*J_j)^2,    J = W2^T (w . E[g'(a)])
@@ -17,7 +17,7 @@ from __future__ import annotations
 from statistics import NormalDist
 from typing import Final
 
-from bicep.masks import DROP_PROBABILITY, SAMPLES
+from bicep.masks import SAMPLES
 from bicep.plan.layout import (
     COLUMN_SIZE,
     DENSE,
@@ -42,10 +42,19 @@ from bicep.plan.moments import (
 )
 from bicep.plan.vectors import to_variances
 from ringbuf.jit import inlined
-from ringbuf.memory import clear, load_f32, load_i32, load_i64, load_u32, store_f32, store_f64, store_i64
+from ringbuf.memory import (
+    clear,
+    load_f32,
+    load_f64,
+    load_i32,
+    load_i64,
+    load_u32,
+    store_f32,
+    store_f64,
+    store_i64,
+)
 
 _PLAN, _SLOT, _OUT, _SCRATCH = PLAN.at, SLOT.at, INFERENCE.at, SCRATCH.at
-_ODDS: Final = DROP_PROBABILITY / (1 - DROP_PROBABILITY)
 _LANES: Final = LINE // 4
 # The n-th of them is the |mean| in deviations from which n more of 32 samples than half share its sign.
 _AGREEMENT: Final = tuple(
@@ -165,12 +174,17 @@ def propagate(plan: int, slot: int, behind: int, scale: float, out: int) -> bool
     pulls = values + 3 * wide
     back = pulls + 8 * outputs
     activate(hidden, units)
+    scale_one = load_f64(plan + _PLAN.mean_one)
+    if scale_one != 1.0:
+        for j in range(units):
+            store_f32(hidden + 4 * j, load_f32(hidden + 4 * j) * scale_one)
     clear(values + 4 * outputs, 4 * padding)
     clear(values + wide + 4 * outputs, 4 * padding)
     _forward(plan, slot, behind, values, values + wide)
-    expect_outputs(values, values + wide, outputs + padding, values + 2 * wide)
+    odds_one, scale_two = load_f64(plan + _PLAN.odds_one), load_f64(plan + _PLAN.mean_two)
+    expect_outputs(values, values + wide, outputs + padding, values + 2 * wide, odds_one)
     heads, place = heads_of(plan, slot, behind), first_slice(behind, outputs)
-    mean, log_mean, square, log_square = load_f32(heads), load_f32(heads + 4), 0.0, 0.0
+    mean, log_mean, own, log_own, through, log_through = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for n in range(outputs // GROUP):
         at, line = 4 * GROUP * n, pulls + LINE * n
         if load_u32(slot + _SLOT.kind) == DENSE:
@@ -180,13 +194,18 @@ def propagate(plan: int, slot: int, behind: int, scale: float, out: int) -> bool
             place = next_slice(place, load_i32(behind + LINE + 4 * n))
         total, squares = _add_group(tail, values + at, wide, line, 0)
         log_total, log_squares = _add_group(tail, values + at, wide, line, 1)
-        mean, square, log_mean, log_square = (
-            mean + total, square + squares, log_mean + log_total, log_square + log_squares,
+        mean, own, log_mean, log_own = (
+            mean + total, own + squares, log_mean + log_total, log_own + log_squares,
         )  # fmt: skip
     _back(plan, slot, behind, pulls, back)
     for j in range(units):
         value = load_f32(hidden + 4 * j)
         part, log_part = value * load_f32(back + 8 * j), value * load_f32(back + 8 * j + 4)
-        square += part * part
-        log_square += log_part * log_part
-    return _write(scratch, (mean, _ODDS * square, log_mean, _ODDS * log_square), scale, out)
+        through += part * part
+        log_through += log_part * log_part
+    odds_two, square = load_f64(plan + _PLAN.odds_two), scale_two * scale_two
+    moments = (
+        load_f32(heads) + scale_two * mean, square * (odds_two * own + odds_one * through),
+        load_f32(heads + 4) + scale_two * log_mean, square * (odds_two * log_own + odds_one * log_through),
+    )  # fmt: skip
+    return _write(scratch, moments, scale, out)

@@ -110,7 +110,8 @@ PLAN_FILE = record(
     u4  samples      Monte-Carlo samples
     f8  label_scale  the net's output of 1 is a return of this size
     i8  size         bytes of the whole file
-    i8  pad          zero
+    u4  keep_one     a unit of the first layer is kept with probability keep_one/2^16; 0 stands for 7/8
+    u4  keep_two     the same of the second layer
     """,
 )
 
@@ -156,6 +157,11 @@ PLAN = record(
     i8  news_busy     refused: the news cell was being written for too long
     i8  refreshes     news halves computed
     i8  bad_rung      refused: rung word out of range
+    f8  mean_one      mean of the first dropout's factor: 0 or 8/7     (this line: for the analytic mode)
+    f8  odds_one      its variance over its squared mean: dropped for one kept
+    f8  mean_two      mean of the second dropout's factor
+    f8  odds_two      the same of the second dropout
+    4i8 pad           zero
     """,
 )
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bicep.masks import SAMPLES
+from bicep.masks import KEEP_ALL, SAMPLES
 from bicep.plan.csr_pack import check_csr_pack, csr_pack, tiles, unpack_csr, untile
 from bicep.plan.layout import (
     CSR,
@@ -71,11 +71,14 @@ def encode(
     served: Sequence[int],
     label_scale: float,
     rungs: Sequence[Rung] = _DENSE_ALONE,
+    *,
+    keep: tuple[int, int] = (0, 0),
 ) -> bytes:
     """Return the bytes of a plan file; by default it has one dense rung per tag.
 
     served: for each tag the expert that answers; a starved tag names another one and its own weights
     are left out.  rungs: the ladder, the dense rung first; `ladder()` prunes the usual one by magnitude.
+    keep: of both layers, see PLAN_FILE; whatever it is, the kernel divides what it keeps by 7/8.
     Raises PlanError for weights that are not finite or whose shapes differ, and for a rung that keeps
     nothing, more than its density says, or a news half of its own.
     """
@@ -108,7 +111,7 @@ def encode(
         SAMPLES,
         label_scale,
         packs.at + len(packs.data),
-        0,
+        *keep,
     )
     return header.tobytes() + slots.tobytes() + bytes(packs.data)
 
@@ -124,6 +127,7 @@ def _header(image: bytes) -> Any:
         != PLAN_VERSION,
         f"{header['samples']} samples, the kernel has {SAMPLES}": header["samples"] != SAMPLES,
         f"{len(image)} bytes, the header says {header['size']}": header["size"] != len(image),
+        "a unit is kept with a probability above 1": max(header["keep_one"], header["keep_two"]) > KEEP_ALL,
     }
     for words, wrong in faults.items():
         if wrong:

@@ -13,22 +13,10 @@ from typing import Any, Final
 
 from llvmlite import ir
 
+from bicep import simd
 from bicep.masks import DROP_PROBABILITY
 from bicep.plan.layout import COLUMN_SIZE, GROUP, GROUP_TAIL, LINE
-from bicep.plan.vectors import (
-    Values,
-    _at,
-    _broadcast,
-    _fma,
-    _gelu,
-    _keep,
-    _load,
-    _loop,
-    _number,
-    _plus,
-    _scalar,
-    _store,
-)
+from bicep.plan.vectors import keep
 from ringbuf.memory import I64, lowered
 
 Builder = Callable[[Any, Any, list[Any]], None]
@@ -39,42 +27,42 @@ _SCALE: Final = 1 / (1 - DROP_PROBABILITY)
 
 def values_at(b: Any, group: Any) -> Any:
     """Return the address of a slice's values."""
-    return _plus(b, group, 4 * GROUP_TAIL)
+    return simd.plus(b, group, 4 * GROUP_TAIL)
 
 
 def columns_at(b: Any, group: Any, steps: Any) -> Any:
     """Return the address of a slice's columns."""
-    return _at(b, values_at(b, group), steps, 4 * GROUP)
+    return simd.place(b, values_at(b, group), steps, 4 * GROUP)
 
 
 def entry(b: Any, values: Any, columns: Any, step: Any, row: int) -> tuple[Any, Any]:
     """Return the weight and the column (int64) of a row in a step."""
-    at = b.inttoptr(_at(b, columns, step, COLUMN_SIZE * GROUP), ir.ArrayType(_I16, GROUP).as_pointer())
+    at = b.inttoptr(simd.place(b, columns, step, COLUMN_SIZE * GROUP), ir.ArrayType(_I16, GROUP).as_pointer())
     column = b.load(b.gep(at, [ir.Constant(_I32, 0), ir.Constant(_I32, row)]), align=COLUMN_SIZE)
-    at = b.inttoptr(_at(b, values, step, 4 * GROUP), ir.ArrayType(ir.FloatType(), GROUP).as_pointer())
+    at = b.inttoptr(simd.place(b, values, step, 4 * GROUP), ir.ArrayType(ir.FloatType(), GROUP).as_pointer())
     weight = b.load(b.gep(at, [ir.Constant(_I32, 0), ir.Constant(_I32, row)]), align=4)
     return weight, b.zext(column, I64)
 
 
-def _add_to_heads(b: Any, sums: Values, tail: Any, words: list[Any], samples: Any) -> None:
+def _add_to_heads(b: Any, sums: simd.Values, tail: Any, words: list[Any], samples: Any) -> None:
     """Activate and drop out eight units, and add them to both heads of the samples."""
     vectors = len(sums) // GROUP
     places = [LINE * (2 * head + v) for head in (0, 1) for v in range(vectors)]
-    heads = [_load(b, samples, place) for place in places]
+    heads = [simd.load(b, samples, place) for place in places]
     for unit in range(GROUP):
-        weights = [_broadcast(b, _scalar(b, tail, 4 * (GROUP * head + unit))) for head in (1, 2)]
+        weights = [simd.broadcast(b, simd.scalar(b, tail, 4 * (GROUP * head + unit))) for head in (1, 2)]
         for v in range(vectors):
-            active = b.fmul(_gelu(b, sums[vectors * unit + v]), _number(_SCALE))
-            value = _keep(b, words[unit], v, active)
+            active = b.fmul(simd.gelu(b, sums[vectors * unit + v]), simd.number(_SCALE))
+            value = keep(b, words[unit], v, active)
             for head in (0, 1):
                 n = vectors * head + v
-                heads[n] = _fma(b, value, weights[head], heads[n])
+                heads[n] = simd.fma(b, value, weights[head], heads[n])
     for place, total in zip(places, heads, strict=True):
-        _store(b, total, samples, place)
+        simd.store(b, total, samples, place)
 
 
-def _biases(b: Any, tail: Any, vectors: int) -> Values:
-    biases = [_broadcast(b, _scalar(b, tail, 4 * unit)) for unit in range(GROUP)]
+def _biases(b: Any, tail: Any, vectors: int) -> simd.Values:
+    biases = [simd.broadcast(b, simd.scalar(b, tail, 4 * unit)) for unit in range(GROUP)]
     return [bias for bias in biases for _ in range(vectors)]
 
 
@@ -83,19 +71,20 @@ def _slice_codegen(vectors: int) -> Builder:
         spread, steps, group, masks, samples = args
         values, columns = values_at(b, group), columns_at(b, group, steps)
 
-        def step(k: Any, sums: Values) -> Values:
+        def step(k: Any, sums: simd.Values) -> simd.Values:
             added = []
             for row in range(GROUP):
                 weight, column = entry(b, values, columns, k, row)
-                vector, at = _broadcast(b, weight), _at(b, spread, column, LINE * vectors)
+                vector, at = simd.broadcast(b, weight), simd.place(b, spread, column, LINE * vectors)
                 added += [
-                    _fma(b, vector, _load(b, at, LINE * v), sums[vectors * row + v]) for v in range(vectors)
+                    simd.fma(b, vector, simd.load(b, at, LINE * v), sums[vectors * row + v])
+                    for v in range(vectors)
                 ]
             return added
 
-        sums = _loop(b, steps, _biases(b, group, vectors), step)
-        units = [b.zext(_scalar(b, group, _UNITS_AT + 4 * row, kind=_I32), I64) for row in range(GROUP)]
-        words = [_scalar(b, _at(b, masks, unit, 4), kind=_I32) for unit in units]
+        sums = simd.loop(b, steps, _biases(b, group, vectors), step)
+        units = [b.zext(simd.scalar(b, group, _UNITS_AT + 4 * row, kind=_I32), I64) for row in range(GROUP)]
+        words = [simd.scalar(b, simd.place(b, masks, unit, 4), kind=_I32) for unit in units]
         _add_to_heads(b, sums, group, words, samples)
 
     return codegen
@@ -117,17 +106,17 @@ def slice_outputs_16(spread: int, steps: int, group: int, masks: int, samples: i
 
 def _group_16_codegen(_ctx: Any, b: Any, args: list[Any]) -> None:
     spread, count, group, masks, samples = args
-    tail = _at(b, group, count, 4 * GROUP)
+    tail = simd.place(b, group, count, 4 * GROUP)
 
-    def step(j: Any, sums: Values) -> Values:
-        row, inputs = _at(b, group, j, 4 * GROUP), _load(b, _at(b, spread, j, LINE))
+    def step(j: Any, sums: simd.Values) -> simd.Values:
+        row, inputs = simd.place(b, group, j, 4 * GROUP), simd.load(b, simd.place(b, spread, j, LINE))
         return [
-            _fma(b, _broadcast(b, _scalar(b, row, 4 * unit)), inputs, total)
+            simd.fma(b, simd.broadcast(b, simd.scalar(b, row, 4 * unit)), inputs, total)
             for unit, total in enumerate(sums)
         ]
 
-    sums = _loop(b, count, _biases(b, tail, 1), step)
-    words = [_scalar(b, masks, 4 * unit, kind=_I32) for unit in range(GROUP)]
+    sums = simd.loop(b, count, _biases(b, tail, 1), step)
+    words = [simd.scalar(b, masks, 4 * unit, kind=_I32) for unit in range(GROUP)]
     _add_to_heads(b, sums, tail, words, samples)
 
 
@@ -139,19 +128,19 @@ def group_outputs_16(spread: int, count: int, group: int, masks: int, samples: i
 def _spread_16_codegen(_ctx: Any, b: Any, args: list[Any]) -> None:
     hidden, masks, count, target = args
 
-    def activate(i: Any, _: Values) -> Values:
-        at = _at(b, hidden, i, LINE)
-        _store(b, b.fmul(_gelu(b, _load(b, at)), _number(_SCALE)), at)
+    def activate(i: Any, _: simd.Values) -> simd.Values:
+        at = simd.place(b, hidden, i, LINE)
+        simd.store(b, b.fmul(simd.gelu(b, simd.load(b, at)), simd.number(_SCALE)), at)
         return []
 
-    def spread(unit: Any, _: Values) -> Values:
-        value = _broadcast(b, _scalar(b, _at(b, hidden, unit, 4)))
-        word = _scalar(b, _at(b, masks, unit, 4), kind=_I32)
-        _store(b, _keep(b, word, 0, value), _at(b, target, unit, LINE))
+    def spread(unit: Any, _: simd.Values) -> simd.Values:
+        value = simd.broadcast(b, simd.scalar(b, simd.place(b, hidden, unit, 4)))
+        word = simd.scalar(b, simd.place(b, masks, unit, 4), kind=_I32)
+        simd.store(b, keep(b, word, 0, value), simd.place(b, target, unit, LINE))
         return []
 
-    _loop(b, b.lshr(count, ir.Constant(I64, 4)), [], activate)
-    _loop(b, count, [], spread)
+    simd.loop(b, b.lshr(count, ir.Constant(I64, 4)), [], activate)
+    simd.loop(b, count, [], spread)
 
 
 @lowered(_spread_16_codegen)

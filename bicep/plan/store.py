@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from bicep.masks import BANK_ROWS, bank_key, mask_bank
+from bicep.masks import BANK_ROWS, DROP_PROBABILITY, KEEP_ALL, bank_key, keep_level, keep_words
 from bicep.plan.kernels import set_rung
 from bicep.plan.layout import (
     MC_32,
@@ -133,6 +133,19 @@ def _normalisation(manifest: dict[str, Any], n_tech: int) -> tuple[NDArray[np.fl
     return constants[0], constants[1]
 
 
+def _levels(header: Any) -> tuple[int, int]:
+    """Return how much both layers keep, in units of 1/KEEP_ALL."""
+    default = keep_level(DROP_PROBABILITY)
+    return int(header["keep_one"]) or default, int(header["keep_two"]) or default
+
+
+def _bank(key: tuple[int, int], units: int, outputs: int, header: Any) -> NDArray[np.uint32]:
+    """Draw the mask bank [rows, units + outputs] with each layer's probability."""
+    levels = _levels(header)
+    first, second = (keep_words(key, BANK_ROWS, units + outputs, level) for level in levels)
+    return np.concatenate([first[:, :units], second[:, units:]], axis=1)
+
+
 class Plan:
     """A loaded model: immutable weights, mask bank, news cells and scratch in one segment.
 
@@ -214,13 +227,16 @@ class Plan:
         table[:] = slots
         table["pack"] += at[".image"]
         table["news"] += at[".image"]
-        bank = mask_bank(bank_key(seed, _digest(image)), units + outputs)
+        bank = _bank(bank_key(seed, _digest(image)), units, outputs, header)
         segment.words(at[".bank"], bank.size // 2)[:] = bank.reshape(-1).view(np.int64)
         record = segment.array(name, PLAN)[0]
         for field in ("experts", "rungs", "n_tech", "n_news", "hidden_one", "hidden_two", "label_scale"):
             record[field] = header[field]
         for field in ("table", "cells", "bank", "scratch"):
             record[field] = at["." + field]
+        for name_, level in zip(("one", "two"), _levels(header), strict=True):
+            record[f"mean_{name_}"] = level / KEEP_ALL / (1 - DROP_PROBABILITY)
+            record[f"odds_{name_}"] = (KEEP_ALL - level) / level
         record["symbols_max"], record["cell_size"], record["bank_rows"] = symbols_max, cell, BANK_ROWS
         return cls(at[""], segment, manifest or {}, name)
 

@@ -57,11 +57,17 @@ def derivatives(x: Any) -> tuple[Any, Any, Any]:
     return 0.5 * (1 + tanh + x * t1), t1 + 0.5 * x * t2, 1.5 * t2 + 0.5 * x * t3
 
 
-def propagate(weights: Any, features: Any, embedding: Any) -> tuple[float, ...]:
-    """Return mean and variance of the mean head and of the log-variance head, by moments of the dropout."""
-    odds = (1 - KEEP) / KEEP
+def propagate(
+    weights: Any, features: Any, embedding: Any, keep: tuple[float, float] = (KEEP, KEEP)
+) -> tuple[float, ...]:
+    """Return mean and variance of the mean head and of the log-variance head, by moments of the dropout.
+
+    keep: probability of each layer; what is kept is divided by KEEP whatever it is.
+    """
+    odds, odds_two = ((1 - p) / p for p in keep)
     tech, news, second = (np.asarray(m, np.float64) for m in (weights.tech, weights.news, weights.second))
     hidden = gelu(tech @ features + news @ np.asarray(embedding, np.float64) + weights.bias_one)
+    hidden = hidden * keep[0] / KEEP
     sums = second @ hidden + np.asarray(weights.bias_two, np.float64)
     spread = odds * ((second * hidden) ** 2).sum(1)
     value, (first, bent, third) = gelu(sums), derivatives(sums)
@@ -70,14 +76,23 @@ def propagate(weights: Any, features: Any, embedding: Any) -> tuple[float, ...]:
     slope = first + third * spread / 2
     found: list[float] = []
     for head, bias in ((weights.mean_head, weights.biases[0]), (weights.variance_head, weights.biases[1])):
-        wide = np.asarray(head, np.float64)
+        wide = np.asarray(head, np.float64) * keep[1] / KEEP
         through = hidden * (second.T @ (wide * slope))
-        found += [wide @ expected + float(bias), odds * float(wide**2 @ square + through @ through)]
+        found += [
+            wide @ expected + float(bias),
+            float(odds_two * (wide**2 @ square) + odds * (through @ through)),
+        ]
     return tuple(found)
 
 
-def infer_analytic(weights: Any, features: Any, embedding: Any, label_scale: float) -> Answer:
-    mean, variance, log_mean, log_variance = propagate(weights, features, embedding)
+def infer_analytic(
+    weights: Any,
+    features: Any,
+    embedding: Any,
+    label_scale: float,
+    keep: tuple[float, float] = (KEEP, KEEP),
+) -> Answer:
+    mean, variance, log_mean, log_variance = propagate(weights, features, embedding, keep)
     share = 0.5 * (1 + math.erf(abs(mean) / math.sqrt(2 * variance))) if variance > 0 else 1.0
     return Answer(
         mean * label_scale,
