@@ -73,7 +73,7 @@ class Calibration:
         return Calibration(self.features[rows], self.news, self.state[rows], self.tag[rows])
 
 
-class _Asked:
+class Asked:
     """A plan with the news of a calibration set, asked for all rows at once."""
 
     def __init__(self, image: bytes, rows: Calibration) -> None:
@@ -110,7 +110,7 @@ def _mean_squares(square: Floats, tag: NDArray[np.int64]) -> Floats:
 
 def measure_errors(image: bytes, rows: Calibration) -> Floats:
     """Return the error of every setting: [expert, rung, mode]."""
-    asked = _Asked(image, rows)
+    asked = Asked(image, rows)
     reference = np.mean([asked.ask(0, MC_32, 10_000 + n)["mean"].copy() for n in range(_REPEATS)], axis=0)
     size = np.maximum(_mean_squares(reference**2, rows.tag), 1e-300)
     shape = asked.plan.rungs, len(MODE_SAMPLES)
@@ -125,7 +125,7 @@ def measure_errors(image: bytes, rows: Calibration) -> Floats:
 
 def measure_analytic(image: bytes, rows: Calibration, rung: int = 0) -> Floats:
     """Return analytic variance over that of 10,240 samples, for up to 64 rows."""
-    asked = _Asked(image, rows.head(_VARIANCE_ROWS))
+    asked = Asked(image, rows.head(_VARIANCE_ROWS))
     sampled = np.mean(
         [asked.ask(rung, MC_32, n)["epistemic"].copy() for n in range(_VARIANCE_REPEATS)], axis=0
     )

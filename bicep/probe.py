@@ -36,6 +36,7 @@ from bicep.plan import (
     refresh_news,
 )
 from bicep.plan.layout import PLAN
+from bicep.plan.pack import check_image
 from ringbuf.atomics import cycles
 from ringbuf.jit import kernel
 from ringbuf.memory import load_i64, lowered, store_i64
@@ -230,14 +231,10 @@ def measure(count: int = 2_000, hidden: tuple[int, int] = (128, 64)) -> dict[str
     return {name: probe.time(count if not size else _COLD_COUNT, name) for name, size in SWEEPS.items()}
 
 
-def measure_ladder(
-    count: int = 2_000,
-    hidden: tuple[int, int] = (128, 64),
-    densities: Sequence[float] = LADDER,
-    sweeps: Sequence[str] = tuple(SWEEPS),
-) -> Iterator[Row]:
+def measure_ladder(image: bytes, count: int = 2_000, sweeps: Sequence[str] = tuple(SWEEPS)) -> Iterator[Row]:
     """Time every rung: each mode in a tight loop; 32 samples also cold, and without cached news."""
-    probe = Probe(random_image(hidden, densities))
+    probe = Probe(image)
+    densities = check_image(image)[1]["density"][: probe.plan.rungs].tolist()
     for mode, cached, (rung, density) in itertools.product(
         range(len(MODE_SAMPLES)), (True, False), enumerate(densities)
     ):

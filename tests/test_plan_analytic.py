@@ -164,7 +164,7 @@ def test_nets_that_were_trained_for_too_long_are_found_not_to_be_calibrated():
 def test_the_expected_mean_of_trained_experts_is_that_of_many_samples(experts, calibrated):
     """At most a twentieth of the samples' deviation apart: what 32 samples leave open is 3.5 times that."""
     rows = experts.calibration(24)
-    asked = calibration._Asked(calibrated[0], rows)
+    asked = calibration.Asked(calibrated[0], rows)
     draws = [asked.ask(0, 0, n).copy() for n in range(320)]
     sampled = np.mean([draw["mean"] for draw in draws], axis=0)
     deviation = np.sqrt(np.mean([draw["epistemic"] for draw in draws], axis=0))
@@ -216,7 +216,7 @@ def test_samples_of_every_rung_are_distributed_like_dropout_in_torch(experts, ca
     torch.manual_seed(4)
     with torch.no_grad():
         mean, log_variance = net.train()(tech, news, torch.zeros(10_000, dtype=torch.int64))
-    asked = calibration._Asked(image, calibration.Calibration(
+    asked = calibration.Asked(image, calibration.Calibration(
         rows.features[[chosen]], rows.news, rows.state[[chosen]], rows.tag[[chosen]]))  # fmt: skip
     draws = np.concatenate([asked.ask(rung, 0, n).copy() for n in range(320)])
     deviation = float(mean.std())

@@ -424,7 +424,7 @@ def test_measured_costs_cover_every_rung_and_mode():
     costs = probe.ladder_costs(image, 20)
     assert costs.shape == (2, 4)
     assert (costs > 0).all()
-    rows = list(probe.measure_ladder(20, (64, 8), (1.0, 0.2), ("tight", "dram_cold")))
+    rows = list(probe.measure_ladder(image, 20, ("tight", "dram_cold")))
     assert {(row.density, row.samples) for row in rows} == {
         (d, s) for d in (1.0, 0.2) for s in (32, 16, 8, 0)
     }

@@ -64,6 +64,7 @@ SLOT_SIZE, OUT_SIZE, JOB_SIZE = SLOT.size, INFERENCE.size, JOB.size
 _SCRATCH: Final = SCRATCH.at
 
 _EXPONENT: Final = 0x7FF << 52  # of a float64: all ones in NaN and infinity
+_EXPONENT_32: Final = 0xFF << 23  # of a float32
 _MODE_SHIFT: Final = RUNGS_MAX.bit_length() - 1
 _MIX_ONE, _MIX_TWO = 0x2545F4914F6CDD1D, 0x369DEA0F31A53F85  # odd multipliers below 2^63
 
@@ -295,10 +296,10 @@ def _write_half(plan: int, expert: int, symbol: int, embedding: int) -> None:
 def _check_news(plan: int, symbol: int, embedding: int) -> int:
     if symbol < 0 or symbol >= load_i64(plan + _PLAN.symbols_max):
         return BAD_SYMBOL
-    for k in range(load_i64(plan + _PLAN.n_news)):
-        if not is_finite(load_f32(embedding + 4 * k)):
-            return NAN_INPUT
-    return OK
+    strange = 0
+    for k in range(load_i64(plan + _PLAN.n_news)):  # without a branch: sixteen words at a time
+        strange |= load_u32(embedding + 4 * k) & _EXPONENT_32 == _EXPONENT_32
+    return OK if strange == 0 else NAN_INPUT
 
 
 @kernel
