@@ -219,5 +219,5 @@ def build_plan(
         _refuse(f"the modules drop with different probabilities: {keeps}")
     served = list(range(EXPERTS)) if len(experts) == EXPERTS else [0] * EXPERTS
     experts = experts if len(experts) == EXPERTS else experts * EXPERTS
-    image = encode(experts, served, label_scale, keeps[0])
+    image = encode(experts, served, label_scale, keep=keeps[0])
     return Plan.from_image(image, symbols_max=symbols_max, seed=seed)

@@ -162,7 +162,7 @@ def _changed(image, field, value, slot=None):
         ("pack", -64, 1, "slot 1"),
         ("pack", 256 + 1, 1, "slot 1"),
         ("news_size", 64, 2, "slot 2"),
-        ("kind", 1, 0, "kind 1"),
+        ("kind", 2, 0, "kind 2"),
         ("served", 3, 0, "served by 3"),
         ("served", 1, 0, None),
     ],

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bicep.masks import KEEP_ALL, SAMPLES
+from bicep.plan.csr_pack import check_csr_pack, csr_pack, tiles, unpack_csr, untile
 from bicep.plan.layout import (
+    CSR,
     DENSE,
     EXPERTS,
     GROUP,
     GROUP_TAIL,
     HEADS,
+    LINE,
     MAGIC,
     PLAN_FILE,
     PLAN_VERSION,
@@ -25,58 +27,14 @@ from bicep.plan.layout import (
     WIDTH_MAX,
     dense_pack_size,
     news_pack_size,
-    padded,
 )
+from bicep.plan.weights import Floats, PlanError, Rung, Weights, check_weights, filled, weights_of_rungs
 
-Floats = NDArray[np.float32]
-_LINE: Final = 64
-
-
-class PlanError(Exception):
-    """A plan that cannot be used; the message is one line that says which and why."""
-
-
-@dataclass(slots=True, frozen=True)
-class Weights:
-    """One expert, in the shapes of torch.nn.Linear; label_scale is not folded in."""
-
-    tech: Floats  # [H1, n_tech]
-    news: Floats  # [H1, n_news]
-    bias_one: Floats  # [H1]
-    second: Floats  # [H2, H1]
-    bias_two: Floats  # [H2]
-    mean_head: Floats  # [H2]
-    variance_head: Floats  # [H2], of the log variance
-    biases: Floats  # [2], of the two heads
-
-
-def _tiles(matrix: Floats) -> bytes:
-    units, inputs = matrix.shape
-    return matrix.reshape(units // TILE, TILE, inputs).transpose(0, 2, 1).tobytes()
-
-
-def _filled(weights: Weights) -> Weights:
-    """Fill the layers up to whole tiles and groups with units of zero weight."""
-    one = padded(len(weights.bias_one), TILE) - len(weights.bias_one)
-    two = padded(len(weights.bias_two), GROUP) - len(weights.bias_two)
-
-    def fill(array: Floats, *more: int) -> Floats:
-        return np.pad(np.asarray(array, np.float32), [(0, n) for n in more])
-
-    return Weights(
-        fill(weights.tech, one, 0),
-        fill(weights.news, one, 0),
-        fill(weights.bias_one, one),
-        fill(weights.second, two, one),
-        fill(weights.bias_two, two),
-        fill(weights.mean_head, two),
-        fill(weights.variance_head, two),
-        fill(weights.biases, 0),
-    )
+_DENSE_ALONE: Final = (Rung(1.0),)
 
 
 def _news_pack(weights: Weights) -> bytes:
-    return weights.bias_one.tobytes() + _tiles(weights.news)
+    return weights.bias_one.tobytes() + tiles(weights.news)
 
 
 def _dense_pack(weights: Weights) -> bytes:
@@ -91,42 +49,54 @@ def _dense_pack(weights: Weights) -> bytes:
         block[:, at : at + GROUP] = row.reshape(groups, GROUP)
     heads = np.zeros(HEADS, np.float32)
     heads[:2] = weights.biases
-    return _tiles(weights.tech) + block.tobytes() + heads.tobytes()
+    return tiles(weights.tech) + block.tobytes() + heads.tobytes()
 
 
-def _check_weights(experts: Sequence[Weights]) -> None:
-    shapes = [[array.shape for array in astuple(expert)] for expert in experts]
-    if not all(np.isfinite(array).all() for expert in experts for array in astuple(expert)):
-        msg = "a weight is NaN or infinite"
-        raise PlanError(msg)
-    if any(shape != shapes[0] for shape in shapes):
-        msg = f"experts of different shapes: {shapes}"
-        raise PlanError(msg)
+class _Packs:
+    """Packs one behind the other, each on a line of its own."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.data = bytearray()
+
+    def add(self, pack: bytes) -> tuple[int, int]:
+        """Append a pack; return its offset in the file and its bytes."""
+        place = self.at + len(self.data)
+        self.data += pack + bytes(-len(pack) % LINE)
+        return place, len(pack)
 
 
 def encode(
     experts: Sequence[Weights],
     served: Sequence[int],
     label_scale: float,
+    rungs: Sequence[Rung] = _DENSE_ALONE,
+    *,
     keep: tuple[int, int] = (0, 0),
 ) -> bytes:
-    """Return the bytes of a plan file with one dense rung per tag.
+    """Return the bytes of a plan file; by default it has one dense rung per tag.
 
-    served: for each tag the expert that answers; a starved tag names another one and its own weights are
-    left out.  keep: of both layers, see PLAN_FILE; whatever it is, the kernel divides what it keeps by 7/8.
-    Raises PlanError for weights that are not finite or whose shapes differ.
+    served: for each tag the expert that answers; a starved tag names another one and its own weights
+    are left out.  rungs: the ladder, the dense rung first; `ladder()` prunes the usual one by magnitude.
+    keep: of both layers, see PLAN_FILE; whatever it is, the kernel divides what it keeps by 7/8.
+    Raises PlanError for weights that are not finite or whose shapes differ, and for a rung that keeps
+    nothing, more than its density says, or a news half of its own.
     """
-    _check_weights(experts)
-    filled = [_filled(expert) for expert in experts]
-    first = filled[0]
-    at = PLAN_FILE.size + len(experts) * SLOT.size
-    slots, packs = np.zeros(len(experts), SLOT.dtype), bytearray()
+    check_weights(experts)
+    table = [[filled(expert) for expert in row] for row in weights_of_rungs(experts, rungs)]
+    first = table[0][0]
+    slots = np.zeros((len(experts), len(rungs)), SLOT.dtype)
+    packs = _Packs(PLAN_FILE.size + slots.size * SLOT.size)
     for tag, expert in enumerate(served):
-        if expert == tag:
-            for field, pack in (("news", _news_pack(filled[tag])), ("pack", _dense_pack(filled[tag]))):
-                slots[tag][field], slots[tag][f"{field}_size"] = at + len(packs), len(pack)
-                packs += pack + bytes(-len(pack) % _LINE)
-            slots[tag]["density"], slots[tag]["kind"], slots[tag]["served"] = 1.0, DENSE, tag
+        if expert != tag:
+            continue
+        slots[tag]["served"] = tag
+        slots[tag]["news"], slots[tag]["news_size"] = packs.add(_news_pack(table[0][tag]))
+        for n, rung in enumerate(rungs):
+            slot, weights = slots[tag, n], table[n][tag]
+            slot["density"], slot["kind"] = rung.density, DENSE if n == 0 else CSR
+            slot["pack"], slot["pack_size"] = packs.add(_dense_pack(weights) if n == 0 else csr_pack(weights))
+            slot["kept"] = 0 if n == 0 else np.count_nonzero(weights.second)
     for tag, expert in enumerate(served):
         slots[tag] = slots[expert]
     header = np.zeros(1, PLAN_FILE.dtype)
@@ -137,13 +107,13 @@ def encode(
         first.news.shape[1],
         *first.second.shape[::-1],
         len(experts),
-        1,
+        len(rungs),
         SAMPLES,
         label_scale,
-        at + len(packs),
+        packs.at + len(packs.data),
         *keep,
     )
-    return header.tobytes() + slots.tobytes() + bytes(packs)
+    return header.tobytes() + slots.tobytes() + bytes(packs.data)
 
 
 def _header(image: bytes) -> Any:
@@ -180,11 +150,38 @@ def _header(image: bytes) -> Any:
     return header
 
 
+def _check_slot(image: bytes, header: Any, slot: Any, first: int) -> None:
+    """Check the two packs of a slot; the words of a PlanError follow its number."""
+    n_tech, n_news = int(header["n_tech"]), int(header["n_news"])
+    units, outputs = int(header["hidden_one"]), int(header["hidden_two"])
+    if slot["kind"] not in (DENSE, CSR) or slot["served"] >= header["experts"]:
+        msg = f"has kind {slot['kind']} served by {slot['served']}"
+        raise PlanError(msg)
+    sizes = {"pack": dense_pack_size(n_tech, units, outputs), "news": news_pack_size(n_news, units)}
+    if slot["kind"] == CSR:
+        sizes["pack"] = int(slot["pack_size"])
+    for field, size in sizes.items():
+        at = int(slot[field])
+        if slot[f"{field}_size"] != size or size < 0 or at < first or at % LINE or size > len(image) - at:
+            msg = f"its {field} pack does not lie in the file"
+            raise PlanError(msg)
+        pack = image[at : at + size]
+        if field == "pack" and slot["kind"] == CSR:
+            try:
+                check_csr_pack(pack, n_tech, units, outputs)
+            except PlanError as error:
+                msg = f"its pack {error}"
+                raise PlanError(msg) from None
+        elif not np.isfinite(np.frombuffer(pack, np.float32)).all():
+            msg = "a weight is NaN or infinite"
+            raise PlanError(msg)
+
+
 def check_image(image: bytes) -> tuple[Any, NDArray[Any]]:
     """Check a plan file; return its header and its rung table (experts x rungs SLOT rows).
 
-    Afterwards every offset in the table is inside the file and every weight is finite.
-    Raises PlanError with one line that says what is wrong.
+    Afterwards every offset in the table is inside the file, every index of a CSR pack in its layer and
+    every weight finite.  Raises PlanError with one line that says what is wrong.
     """
     header = _header(image)
     experts, rungs = int(header["experts"]), int(header["rungs"])
@@ -193,58 +190,51 @@ def check_image(image: bytes) -> tuple[Any, NDArray[Any]]:
         msg = "the rung table is cut off"
         raise PlanError(msg)
     slots = np.frombuffer(image, SLOT.dtype, experts * rungs, PLAN_FILE.size)
-    units = int(header["hidden_one"])
-    sizes = {
-        "pack": dense_pack_size(int(header["n_tech"]), units, int(header["hidden_two"])),
-        "news": news_pack_size(int(header["n_news"]), units),
-    }
     for n, slot in enumerate(slots):
-        if slot["kind"] != DENSE or slot["served"] >= experts:
-            msg = f"slot {n} of the rung table has kind {slot['kind']} served by {slot['served']}"
-            raise PlanError(msg)
-        for field, size in sizes.items():
-            at = int(slot[field])
-            if slot[f"{field}_size"] != size or at < first or at % _LINE or size > len(image) - at:
-                msg = f"slot {n} of the rung table: its {field} pack does not lie in the file"
-                raise PlanError(msg)
-            if not np.isfinite(np.frombuffer(image, np.float32, size // 4, at)).all():
-                msg = f"slot {n} of the rung table: a weight is NaN or infinite"
-                raise PlanError(msg)
+        try:
+            _check_slot(image, header, slot, first)
+        except PlanError as error:
+            msg = f"slot {n} of the rung table: {error}"
+            raise PlanError(msg) from None
     for n, slot in enumerate(slots):
         if slots[int(slot["served"]) * rungs]["served"] != slot["served"]:
             msg = f"slot {n} of the rung table is served by a tag that does not serve itself"
             raise PlanError(msg)
+        dense = slots[n // rungs * rungs]
+        if slot["news"] != dense["news"] or slot["served"] != dense["served"]:
+            msg = f"slot {n} of the rung table is not served like rung 0: cached news would not fit"
+            raise PlanError(msg)
     return header, slots
 
 
-def decode(image: bytes) -> list[Weights]:
-    """Return the weights that answer for each tag (rung 0), filled up as the kernel sees them."""
+def _unpack_dense(pack: bytes, n_tech: int, units: int, outputs: int) -> dict[str, Floats]:
+    values = np.frombuffer(pack, np.float32)
+    groups = values[units * n_tech : -HEADS].reshape(outputs // GROUP, -1)
+    tail = groups[:, units * GROUP :].reshape(-1, 4, GROUP)
+    second = groups[:, : units * GROUP].reshape(-1, units, GROUP).transpose(0, 2, 1)
+    return {
+        "tech": untile(values[: units * n_tech], units, n_tech),
+        "second": second.reshape(outputs, units),
+        "bias_two": tail[:, 0].reshape(-1),
+        "mean_head": tail[:, 1].reshape(-1),
+        "variance_head": tail[:, 2].reshape(-1),
+        "biases": values[-HEADS : -HEADS + 2],
+    }
+
+
+def decode(image: bytes, rung: int = 0) -> list[Weights]:
+    """Return the weights that answer for each tag on a rung, filled up as the kernel sees them."""
     header, slots = check_image(image)
-    n_tech, n_news = int(header["n_tech"]), int(header["n_news"])
-    units, outputs, rungs = int(header["hidden_one"]), int(header["hidden_two"]), int(header["rungs"])
-
-    def untile(values: Floats, inputs: int) -> Floats:
-        return values.reshape(units // TILE, inputs, TILE).transpose(0, 2, 1).reshape(units, inputs)
-
+    n_tech, n_news, rungs = int(header["n_tech"]), int(header["n_news"]), int(header["rungs"])
+    units, outputs = int(header["hidden_one"]), int(header["hidden_two"])
+    if not 0 <= rung < rungs:
+        msg = f"rung {rung} of a ladder of {rungs}"
+        raise PlanError(msg)
     experts = []
-    for slot in slots[::rungs]:
+    for slot in slots[rung::rungs]:
         news = np.frombuffer(image, np.float32, units * (1 + n_news), int(slot["news"]))
-        pack = np.frombuffer(image, np.float32, int(slot["pack_size"]) // 4, int(slot["pack"]))
-        groups = pack[units * n_tech : -HEADS].reshape(outputs // GROUP, -1)
-        tail = groups[:, units * GROUP :].reshape(-1, 4, GROUP)
-        experts.append(
-            Weights(
-                tech=untile(pack[: units * n_tech], n_tech),
-                news=untile(news[units:], n_news),
-                bias_one=news[:units],
-                second=groups[:, : units * GROUP]
-                .reshape(-1, units, GROUP)
-                .transpose(0, 2, 1)
-                .reshape(outputs, units),
-                bias_two=tail[:, 0].reshape(-1),
-                mean_head=tail[:, 1].reshape(-1),
-                variance_head=tail[:, 2].reshape(-1),
-                biases=pack[-HEADS : -HEADS + 2],
-            )
-        )
+        pack = image[int(slot["pack"]) : int(slot["pack"]) + int(slot["pack_size"])]
+        unpack = _unpack_dense if slot["kind"] == DENSE else unpack_csr
+        fields = unpack(pack, n_tech, units, outputs)
+        experts.append(Weights(news=untile(news[units:], units, n_news), bias_one=news[:units], **fields))
     return experts

@@ -18,11 +18,22 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from bicep.masks import BANK_ROWS, DROP_PROBABILITY, bank_key, keep_level, keep_words
-from bicep.plan.kernels import SCRATCH
-from bicep.plan.layout import PLAN, SLOT, padded
-from bicep.plan.pack import PlanError, check_image
-from ringbuf.records import CACHE_LINE
+from bicep.masks import BANK_ROWS, DROP_PROBABILITY, KEEP_ALL, bank_key, keep_level, keep_words
+from bicep.plan.kernels import set_rung
+from bicep.plan.layout import (
+    MC_32,
+    MODE_SAMPLES,
+    OK,
+    PLAN,
+    RUNGS_MAX,
+    SCRATCH,
+    SLOT,
+    padded,
+    work_size,
+)
+from bicep.plan.pack import check_image
+from bicep.plan.weights import PlanError
+from ringbuf.records import CACHE_LINE, LINE_PAIR
 from ringbuf.segment import Segment
 
 MANIFEST, WEIGHTS = "manifest.json", "weights.bicep"
@@ -122,9 +133,15 @@ def _normalisation(manifest: dict[str, Any], n_tech: int) -> tuple[NDArray[np.fl
     return constants[0], constants[1]
 
 
+def _levels(header: Any) -> tuple[int, int]:
+    """Return how much both layers keep, in units of 1/KEEP_ALL."""
+    default = keep_level(DROP_PROBABILITY)
+    return int(header["keep_one"]) or default, int(header["keep_two"]) or default
+
+
 def _bank(key: tuple[int, int], units: int, outputs: int, header: Any) -> NDArray[np.uint32]:
     """Draw the mask bank [rows, units + outputs] with each layer's probability."""
-    levels = [int(header[field]) or keep_level(DROP_PROBABILITY) for field in ("keep_one", "keep_two")]
+    levels = _levels(header)
     first, second = (keep_words(key, BANK_ROWS, units + outputs, level) for level in levels)
     return np.concatenate([first[:, :units], second[:, units:]], axis=1)
 
@@ -200,10 +217,10 @@ class Plan:
             ".table": len(slots) * SLOT.size,
             ".cells": symbols_max * int(header["experts"]) * cell,
             ".bank": 4 * BANK_ROWS * (units + outputs),
-            ".scratch": SCRATCH.size + 4 * units * 32,
+            ".scratch": SCRATCH.size + padded(work_size(units, outputs), CACHE_LINE),
         }
         if segment is None:
-            segment = Segment.anonymous(CACHE_LINE + sum(padded(n, CACHE_LINE) for n in parts.values()))
+            segment = Segment.anonymous(LINE_PAIR + sum(padded(n, LINE_PAIR) for n in parts.values()))
         at = {part: segment.allocate(name + part, size) for part, size in parts.items()}
         segment.words(at[".image"], len(image) // 8)[:] = np.frombuffer(image, np.int64)
         table = segment.array(name + ".table", SLOT)
@@ -217,6 +234,9 @@ class Plan:
             record[field] = header[field]
         for field in ("table", "cells", "bank", "scratch"):
             record[field] = at["." + field]
+        for name_, level in zip(("one", "two"), _levels(header), strict=True):
+            record[f"mean_{name_}"] = level / KEEP_ALL / (1 - DROP_PROBABILITY)
+            record[f"odds_{name_}"] = (KEEP_ALL - level) / level
         record["symbols_max"], record["cell_size"], record["bank_rows"] = symbols_max, cell, BANK_ROWS
         return cls(at[""], segment, manifest or {}, name)
 
@@ -234,9 +254,27 @@ class Plan:
             "nan_input",
             "nan_output",
             "news_busy",
+            "bad_rung",
             "refreshes",
         )
         return {field: int(self._record[field]) for field in fields}
+
+    def set_rung(self, rung: int, mode: int = MC_32) -> None:
+        """Switch rung and mode by one store, for the next inference; raises PlanError outside the range."""
+        if set_rung(self.state, rung, mode) != OK:
+            msg = f"rung {rung}, mode {mode}: the ladder has {self.rungs} rungs and {len(MODE_SAMPLES)} modes"
+            raise PlanError(msg)
+
+    @property
+    def rungs(self) -> int:
+        """The number of rungs of the ladder."""
+        return int(self._record["rungs"])
+
+    @property
+    def rung(self) -> tuple[int, int]:
+        """The rung and the mode in use."""
+        mode, rung = divmod(int(self._record["rung"]), RUNGS_MAX)
+        return rung, mode
 
     def served(self) -> list[int]:
         """Return for each tag the expert that answers."""

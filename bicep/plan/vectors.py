@@ -23,7 +23,7 @@ from bicep.plan.layout import GROUP, LOG_VARIANCE_MAX, LOG_VARIANCE_MIN
 from ringbuf.memory import I64, lowered
 
 
-def _keep(b: Any, word: Any, half: int, value: Any) -> Any:
+def keep(b: Any, word: Any, half: int, value: Any) -> Any:
     """Return value where the mask word's bit is set, else 0; half 0 = samples 0..15, 1 = 16..31."""
     bits = b.lshr(word, ir.Constant(simd.I32, simd.LANES)) if half else word
     flags = b.bitcast(b.trunc(bits, ir.IntType(simd.LANES)), ir.VectorType(ir.IntType(1), simd.LANES))
@@ -62,7 +62,7 @@ def _spread_codegen(_ctx: Any, b: Any, args: list[Any]) -> None:
         word = simd.scalar(b, simd.place(b, masks, unit, 4), kind=simd.I32)
         at = simd.place(b, target, unit, 2 * simd.LINE)
         for half in (0, 1):
-            simd.store(b, _keep(b, word, half, value), at, simd.LINE * half)
+            simd.store(b, keep(b, word, half, value), at, simd.LINE * half)
         return []
 
     simd.loop(b, b.lshr(count, ir.Constant(I64, 4)), [], activate)
@@ -95,7 +95,7 @@ def _group_codegen(_ctx: Any, b: Any, args: list[Any]) -> None:
         word = simd.scalar(b, masks, 4 * unit, kind=simd.I32)
         weights = [simd.broadcast(b, simd.scalar(b, tail, 4 * (GROUP * head + unit))) for head in (1, 2)]
         for half in (0, 1):
-            value = _keep(b, word, half, b.fmul(simd.gelu(b, sums[2 * unit + half]), scale))
+            value = keep(b, word, half, b.fmul(simd.gelu(b, sums[2 * unit + half]), scale))
             for head in (0, 1):
                 heads[2 * head + half] = simd.fma(b, value, weights[head], heads[2 * head + half])
     for v, total in enumerate(heads):

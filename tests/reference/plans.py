@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from bicep.plan import INFERENCE, Plan, Weights, decode, encode, infer, refresh_news
+from bicep.plan import INFERENCE, Plan, Rung, Weights, decode, encode, infer, refresh_news
 
 SCALE = 1e-3
+DENSE_ALONE = (Rung(1.0),)
 
 
 def random_weights(
@@ -36,9 +37,15 @@ class Bench:
     """A plan of three random experts and room for one call."""
 
     def __init__(
-        self, draw: int = 1, hidden: tuple[int, int] = (128, 64), served=(0, 1, 2), **options: Any
+        self,
+        draw: int = 1,
+        hidden: tuple[int, int] = (128, 64),
+        served=(0, 1, 2),
+        rungs=DENSE_ALONE,
+        **options: Any,
     ) -> None:
-        self.image = encode([random_weights(draw * 10 + n, hidden) for n in range(3)], served, SCALE)
+        experts = [random_weights(draw * 10 + n, hidden) for n in range(3)]
+        self.image = encode(experts, served, SCALE, rungs)
         self.weights = decode(self.image)
         self.plan = Plan.from_image(self.image, symbols_max=16, **options)
         self.units = sum(self.weights[0].second.shape)
