@@ -6,15 +6,19 @@ READY   := $(VENV)/ready
 MODEL   := models/pinned
 OUT     := out
 
-.PHONY: run test lint bench nightly docs clean setup
+.PHONY: run paper test lint bench nightly docs clean setup
 .DELETE_ON_ERROR:
 
 run: $(READY) $(MODEL)          ## generate a day, replay it through the whole pipeline, write out/report.html
 	$(BIN)/contrafusion generate --seed 2 --messages 300000 --symbols 16 $(OUT)/day.pcap
 	$(BIN)/contrafusion replay $(OUT)/day.pcap --config configs/replay.toml --out $(OUT)
 
+paper: $(READY)                 ## the paper exchange and the daemon on a real wire, with a live report
+	$(BIN)/python -m daemon.wire.paper --out $(OUT)/paper
+
 test: $(READY)                  ## unit, property, differential and scenario tests; then the stress tests alone
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not alone"
+	@cache=$$(mktemp -d) && trap 'rm -rf "$$cache"' EXIT && export XDG_CACHE_HOME="$$cache" && \
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not alone" && \
 	$(BIN)/python -m pytest -m "alone and not slow"
 
 lint: $(READY)                  ## style, types, layers

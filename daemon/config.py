@@ -33,8 +33,8 @@ def endpoint(text: str) -> tuple[str, int] | None:
     """Return (IPv4 address, port) of "address:port", None of an empty text; raises ValueError otherwise."""
     if not text:
         return None
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit() or not 0 < int(port) < 1 << 16:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 1 << 16:
         msg = "give ADDRESS:PORT"
         raise ValueError(msg)
     return str(ipaddress.IPv4Address(host)), int(port)

@@ -35,6 +35,7 @@ from ringbuf.hot_thread import HotThread
 
 FOREVER: Final = 1 << 62
 POLL_S: Final = 0.001
+QUIET_TURNS: Final = 20  # turns without pause after the last work: an order's answer comes within them
 FOLLOW_BATCH: Final = 16_384
 CANCEL_S: Final = 1.0
 END_PAUSE_S: Final = 0.01
@@ -153,10 +154,12 @@ class ExchangeProcess:
         return done + self.acceptor.deliver()
 
     async def _poll(self) -> None:
-        """Turn, without pause while there is something to do; a failed file is the end."""
+        """Turn, without pause while there is something to do and shortly after; a failed file is the end."""
+        quiet, handled = 0, 0
         while True:
             try:
-                done = self._turn()
+                done = self._turn() + self.acceptor.handled - handled
+                handled = self.acceptor.handled
             except (LedgerError, StoreError) as error:
                 self.failure = str(error)
                 self.log.error("venue_failed", error=str(error))  # noqa: TRY400  one line, no traceback
@@ -166,7 +169,8 @@ class ExchangeProcess:
                 self.failure = self.failure or self.acceptor.failure or "the hot thread has ended"
                 self.stop.set()
             self._watch_flow()
-            await asyncio.sleep(0 if done else POLL_S)
+            quiet = 0 if done else quiet + 1
+            await asyncio.sleep(0 if quiet < QUIET_TURNS else POLL_S)
 
     def _watch_flow(self) -> None:
         loop = self.system.loop

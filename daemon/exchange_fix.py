@@ -77,6 +77,7 @@ class Acceptor:
         self._links: dict[str, Connection] = {}  # by client: the present connection, or the last one
         self._to_cancel: set[str] = set()
         self._stopping = False
+        self.handled = 0  # application messages so far
         self.failure = ""
         self.counts: Counter[str] = Counter(connections=0, logons=0, disconnects=0)
 
@@ -168,6 +169,7 @@ class Acceptor:
             self.counts["logons"] += 1
             self._on_logon()
         for message in session.messages():
+            self.handled += 1
             self._gateway.take(session.target, message, time.time_ns())
         self._tell(link)
         self.deliver()

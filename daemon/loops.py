@@ -58,7 +58,7 @@ def _count_message(p: Pipeline) -> int:
     return count
 
 
-@inlined
+@kernel
 def _carry(p: Pipeline, now_ns: int, started_ns: int, is_sampled: bool) -> int:
     """Carry the messages at hand through everything, in one thread; return how many."""
     done = 0
@@ -71,7 +71,7 @@ def _carry(p: Pipeline, now_ns: int, started_ns: int, is_sampled: bool) -> int:
     return done
 
 
-@inlined
+@kernel
 def _tend_orders(p: Pipeline, now_ns: int) -> int:
     """Let reports in and what waits out; return how much was done."""
     done = transport_work(p.orders, p.transport, now_ns) if p.transport != 0 else 0
@@ -115,7 +115,7 @@ def run_compact(p: Pipeline, loop: Loop) -> int:
     return STOPPED
 
 
-@inlined
+@kernel
 def _apply_all(p: Pipeline, now_ns: int) -> int:
     """Apply the messages at hand to their books; return how many."""
     done = 0

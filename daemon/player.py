@@ -44,9 +44,13 @@ def create_player(
                 return "capture at fault"
 
     def beats() -> int:
+        """Return the messages handled."""
+        return int(system.control["heartbeat"])
+
+    def pulse() -> int:
         """Return what moves while the thread lives: messages, and turns spent waiting for their time."""
-        return int(system.control["heartbeat"]) + int(system.control["idle"])
+        return beats() + int(system.control["idle"])
 
     core = cores_of(config, 1)[0]
     thread = HotThread("market", crank, (), system.control_addr, core=core, on_error=on_error)
-    return HotLoop("market", "inline", thread, beats, system.clock)
+    return HotLoop("market", "inline", thread, beats, pulse, system.clock)

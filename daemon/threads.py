@@ -26,12 +26,16 @@ LOOPS: Final = {
 
 @dataclasses.dataclass(slots=True)
 class HotLoop:
-    """One loop: its placement, its thread, its clock; beats() moves while it lives."""
+    """One loop: its placement, its thread, its clock.
+
+    beats: what it has done, in duty cycles (inline: messages); pulse: a number that moves while it lives.
+    """
 
     name: str
     placement: str
     thread: HotThread
     beats: Callable[[], int]
+    pulse: Callable[[], int]
     clock: Clock
 
     @property
@@ -96,7 +100,8 @@ def create_loops(
             name, kernel, (pipeline, words), pipeline.control, core=core, fifo=config.fifo, on_error=on_error
         )
         row = segment.array(f"loop.{name}.heartbeat", HEARTBEAT)[0]
-        loops.append(HotLoop(name, placement, thread, functools.partial(_beats, row), clock))
+        beats = functools.partial(_beats, row)
+        loops.append(HotLoop(name, placement, thread, beats, beats, clock))
     return loops
 
 

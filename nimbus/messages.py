@@ -21,8 +21,7 @@ BUY, SELL = ord("B"), ord("S")
 LINK_ETHERNET, LINK_COOKED1, LINK_COOKED2, LINK_RAW_IP, LINK_ITCH_FILE = 1, 2, 3, 4, 5
 LINK_UDP = 6  # the payload of a UDP datagram, without any header; PACKET.line says the line
 
-# PACKET.line: 0 = A, 1 = B, and
-LINE_RECOVERY = 2  # the replies of a rerequest server
+LINE_RECOVERY = 2  # PACKET.line of the replies of a rerequest server; 0 = A, 1 = B
 
 # PACKET.stamp: who stamped recv_ns.
 STAMP_NONE, STAMP_FILE, STAMP_KERNEL, STAMP_NIC, STAMP_USER = 0, 1, 2, 3, 4
@@ -37,11 +36,8 @@ BOOK_STALE, BOOK_CROSSED, BOOK_ONE_SIDED, BOOK_HALTED, BOOK_INCOMPLETE, BOOK_FAU
 TAG_NONE, TAG_OVERHYPE, TAG_UNDERHYPE = 0, 1, 2
 TAG_NAMES: Final = ("none", "overhype", "underhype")
 
-# INTENT.kind.
-INTENT_NEW, INTENT_CANCEL = 1, 2
-
-# Time in force: the FIX codes as small integers.
-TIF_DAY, TIF_IOC = 0, 3
+INTENT_NEW, INTENT_CANCEL = 1, 2  # INTENT.kind
+TIF_DAY, TIF_IOC = 0, 3  # time in force: the FIX codes as small integers
 
 # FILL.kind: what the orders agent tells the strategy.
 FILL_ACCEPTED, FILL_TRADE, FILL_CANCELLED, FILL_REJECTED, FILL_DENIED, FILL_CANCEL_REJECTED = 1, 2, 3, 4, 5, 6

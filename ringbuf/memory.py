@@ -48,6 +48,9 @@ def lowered(codegen: Codegen) -> Callable[[Callable[P, R]], Callable[P, R]]:
             lambda _typing, _a, _b, _c: (signature, build),
             lambda _typing, _a, _b, _c, _d: (signature, build),
             lambda _typing, _a, _b, _c, _d, _e: (signature, build),
+            lambda _typing, _a, _b, _c, _d, _e, _f: (signature, build),
+            lambda _typing, _a, _b, _c, _d, _e, _f, _g: (signature, build),
+            lambda _typing, _a, _b, _c, _d, _e, _f, _g, _h: (signature, build),
         ]
         definition = shapes[len(kinds)]
         definition.__name__ = declaration.__name__

@@ -95,7 +95,7 @@ class Session:
         self.venue.wait_for("flow_ended", WAIT_S)
         time.sleep(1.1)  # the venue's status is written each second
         last = self.status["last_seq"]
-        self.wait_until(lambda: self.metric("feed_messages_total") >= last, f"{last} messages")
+        self.wait_until(lambda: self.metric("feed_next_seq") > last, f"{last} messages")
 
     def stop(self) -> None:
         """End the daemon, then the venue."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 PACKAGES = ("ringbuf", "nimbus", "bicep", "strategy")
-MODULES = ("daemon.pipeline",)
+MODULES = ("daemon.pipeline", "daemon.loops")
 
 
 def dispatchers() -> dict[str, Any]:
@@ -50,6 +50,8 @@ def main() -> None:
     warm_wire()
     warm_loops()
     warm_exchange()
+    exchange_messages()
+    offload_jobs()
     load_all()
     compiled = {name: fn for name, fn in dispatchers().items() if fn.signatures}
     result = {
@@ -92,6 +94,7 @@ def warm_wire() -> None:
 
 def warm_loops() -> None:
     """Compile the loops of the live placements."""
+    from daemon.config import Config
     from daemon.settings import adjusted
     from daemon.system import System
     from daemon.threads import LOOPS, create_loops
@@ -127,6 +130,27 @@ def warm_exchange() -> None:
         )
         warm_up(system)
         system.close()
+
+
+def exchange_messages() -> None:
+    """Compile what the FIX connection of the orders loop runs, and the control loop's side of it."""
+    from fix_link_rig import LinkRig
+
+    rig = LinkRig()
+    rig.establish()
+    rig.close()
+
+
+def offload_jobs() -> None:
+    """Compile what answers jobs by rings."""
+    from bicep.cuda.rings import RingRig
+    from bicep.offload import Offload
+
+    rig = RingRig(hidden=(64, 8), capacity=4)
+    rig.push(2)
+    assert len(rig.asked(0, 2)) == 2
+    assert Offload(rig.plan, rig.jobs, rig.answers).turn() == 2
+    assert len(rig.popped(2)) == 2
 
 
 def planted(heap_calls: Any, kernel: Any) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ from nimbus.fix.initiator import Initiator, Venue
 from nimbus.fix.message import fields
 from nimbus.fix.numbers import FileNumbers, MemoryNumbers
 from nimbus.fix.settings import Reset
-from nimbus.fix.table import State
+from nimbus.fix.table import Event, State
 from nimbus.messages import IN_DOUBT
 
 PATIENCE_S = 60  # a busy machine is no failure
@@ -293,6 +293,22 @@ async def test_heartbeats_and_test_requests_keep_the_session_up(acceptor):
         await trader.until(lambda: Kind.TIMED_OUT in trader.kinds())
         acceptor.is_mute = False
         await trader.active()
+
+
+async def test_a_long_gap_is_asked_for_in_chunks(acceptor):
+    settings = type(SETTINGS)(SETTINGS.role, "CONTRAFUSION", "VENUE", resend_chunk=5)
+    async with trading(acceptor.port, settings=settings) as trader:
+        await trader.active()
+        acceptor.swallow = 12
+        for _ in range(12):
+            assert trader.send() == 0
+        await trader.until(lambda: acceptor.swallow == 0)
+        assert trader.send() == 0
+        await trader.until(lambda: trader.order(13)["status"] == ord("0"))
+        assert [trader.order(n)["status"] for n in range(1, 13)] == [ord("0")] * 12
+        await trader.active()
+    assert trader.kinds()[1:3] == [Kind.GAP, Kind.RECOVERED]
+    assert acceptor.sessions[-1].counts[Event.RESEND_REQUEST] == 3
 
 
 async def test_a_gap_in_what_comes_in_is_filled_while_logged_on(acceptor):

@@ -7,7 +7,7 @@ from fix_session_rig import NOW, US, Line, active, brief, initiator
 
 from nimbus.fix.engine import Kind
 from nimbus.fix.message import NS_PER_S, stamp
-from nimbus.fix.session import Session
+from nimbus.fix.session import HELD_MAX, Session
 from nimbus.fix.settings import Reset, Role, SessionSettings
 from nimbus.fix.store import Store
 from nimbus.fix.table import Event, State
@@ -220,6 +220,26 @@ def test_s09_a_resend_that_stops_half_way_is_asked_for_from_there():
     line.give("0", seq=2)
     line.give("0", seq=3)
     assert [m.text(7) for m in line.wait(12) if m.msg_type == "2"] == ["4"]
+
+
+def test_s09_a_resend_that_comes_slowly_is_not_asked_for_again():
+    line = active()
+    line.give("0", seq=9)
+    for seq in range(2, 9):
+        asked = [m for m in line.wait(8) if m.msg_type == "2"]
+        assert asked == []
+        line.give("0", seq=seq)
+    assert line.state is State.ACTIVE
+
+
+def test_s09_what_waited_for_a_gap_that_was_filled_over_takes_no_room_any_more():
+    line = active()
+    for seq in range(3, HELD_MAX + 3):
+        line.session.received(line.text("0", seq=seq), NOW)
+    line.give("4", (36, 20_000), (123, "Y"), seq=2)
+    line.give("D", (11, "b"), seq=20_001)
+    line.give("D", (11, "a"), seq=20_000)
+    assert [m.text(11) for m in line.apps()] == ["a", "b"]
 
 
 def test_s10_a_resend_request_above_a_gap_is_answered_before_ours_goes_out():

@@ -10,7 +10,7 @@ import struct
 import pytest
 from fix_link_rig import NOW, LinkRig, from_venue, logon
 
-from nimbus.fix.message import fields
+from nimbus.fix.message import Message, fields
 from nimbus.fix.table import Event
 from nimbus.fix.transport_layout import LINK_DOWN, LINK_GAP
 from nimbus.messages import (
@@ -105,6 +105,31 @@ def test_what_the_socket_does_not_take_waits_and_nothing_overtakes_it(rig):
     assert found[:-1] == sent
     assert b"\x0135=0\x01" in found[-1]
     assert rig.send() == 0
+
+
+def test_a_message_that_the_socket_takes_in_part_arrives_whole(rig):
+    rig.close()
+    rig.hang_up()
+    rig.wait(Event.DISCONNECTED)
+    rig.connect(small=True)
+    rig.establish()
+    texts, waiting, found = [], [], []
+    for size in range(850, 870):
+        while rig.transport.word("tx_at") == rig.transport.word("tx_end"):
+            for _ in range(3):  # in one cycle: the second must not overtake the rest of the first
+                texts.append(f"{len(texts)} " + "y" * size)
+                rig.session_message("B", fields([(58, texts[-1])]))
+            rig.work()
+        waiting.append(rig.transport.word("tx_end") - rig.transport.word("tx_at"))
+        while rig.transport.word("tx_at") != rig.transport.word("tx_end"):
+            found += rig.framer.feed(rig.peer.recv(65_536))
+            rig.work()
+    assert min(waiting) < 850 < max(waiting)  # some were taken in part, some not at all
+    rig.peer.settimeout(0.2)
+    while len(found) < len(texts):
+        rig.work(3)
+        found += rig.framer.feed(rig.peer.recv(65_536))
+    assert [Message.parse(raw).text(58) for raw in found] == texts
 
 
 def test_a_password_does_not_stay_in_shared_memory(up):
@@ -301,6 +326,14 @@ def test_an_execution_that_is_too_long_halts_trading_and_uses_its_number(up):
     assert up.orders.kill_switch.by_source()["risk"] == "HALTED"
     assert kill_switch.effective(up.orders.kill_switch.addr) == HALTED
     up.until(lambda: up.transport.word("delivered") == 1)
+
+
+def test_another_message_that_is_too_long_is_told_and_no_reason_to_halt(up):
+    up.peer.sendall(from_venue("B", 2, (58, "x" * 2_000)))
+    (event,) = up.wait(Event.OVERSIZED)
+    assert (event.message.msg_type, event.next_in) == ("B", 3)
+    assert (up.transport.word("unread"), up.transport.word("oversized")) == (1, 0)
+    assert up.send() == 0
 
 
 def test_numbers_are_what_the_control_loop_sets(rig):

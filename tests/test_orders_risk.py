@@ -67,6 +67,7 @@ POSITIONS = st.fixed_dictionaries({
 SESSIONS = st.fixed_dictionaries({
     "logged_on": st.sampled_from([1, 1, 1, 1, 0]),
     **{name: st.sampled_from([0, 0, 0, 0, 1]) for name in ("resending", "send_buffer_used", "journal_low")},
+    "link": st.sampled_from([0, 0, 0, 0, 0, 0, 0, 0, 1, 5]),
 })  # fmt: skip
 STATES = st.sampled_from(["PAPER", "PAPER", "LIVE", "REDUCING", *DISABLED])
 WORDS = st.fixed_dictionaries({
@@ -86,7 +87,7 @@ BENIGN = {
     "sigma_max": 1.0, "update": 1, "status": 0, "state": ord("T"), "bid": 1_000_000, "ask": 1_000_200,
     "now_ns": NOW,
     "open_buy_qty": 0, "open_sell_qty": 0, "open_orders": 0, "logged_on": 1, "resending": 0,
-    "send_buffer_used": 0,
+    "send_buffer_used": 0, "link": 0,
     "journal_low": 0, "state_word": "PAPER", "pool": (0, 9), "millitokens": 3000,
 }  # fmt: skip
 

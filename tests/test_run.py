@@ -302,7 +302,6 @@ def test_a_second_run_of_the_same_epoch_is_refused_while_the_first_lives(capture
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "feed.capture is empty"),
         ('[feed]\ncapture = "none.pcap"\n', "none.pcap: No such file"),
         ('segment_directory = "/nonexistent"\n[feed]\ncapture = "none.pcap"\n', "/nonexistent"),
     ],
@@ -317,6 +316,14 @@ def test_a_run_that_cannot_begin_is_one_line(text, says, shared, tmp_path, monke
     assert len(lines) == 1
     assert says in lines[0]
     assert list(shared.iterdir()) == []
+
+
+def test_a_run_without_a_source_is_a_problem_of_the_configuration(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.toml").write_text("seed = 2\n")
+    assert main(["run", "--config", "run.toml"]) == 78
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("run.toml: feed.capture: is empty")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

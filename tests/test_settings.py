@@ -31,14 +31,14 @@ def test_every_problem_is_listed_with_line_and_key(tmp_path):
     assert found[1].startswith("2: speeed: unknown key, allowed: admin, book,")
     assert found[2] == "5: risk.collar_bp: must be between 1 and 10000, got 0"
     assert found[3] == "6: risk.lot_qty: must be an integer, got 1.5"
-    assert found[4].startswith("8: venue.kind: unknown key")
+    assert found[4].startswith("8: venue.kind: must be a string")
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("seed = true", "an integer"),
-        ('[model]\nkind = "gpt"', "one of auto, fusionnet, rule, off"),
+        ('[model]\nkind = "gpt"', "one of auto, fusionnet, rule, linear, off"),
         ("[journal]\nring_records = 1000", "a power of two"),
         ("model = 3", "must be a table"),
         ("[venue]\norder_latency_us = nan", "must be a number"),

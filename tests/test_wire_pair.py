@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import signal
 import time
 
 import pytest
+from dpdk_rig import BridgeProcess, build_bridge
 from pair_rig import Session, session, wire
 from replays import replay
 
+from daemon.exchange_config import read_exchange_config
 from daemon.namespaces import VethPair
-from daemon.wire.pair import VENUE
+from daemon.wire.pair import DAEMON, VENUE, Process, start_venue
 
 __all__ = ["wire"]
 pytestmark = pytest.mark.alone
@@ -115,9 +118,76 @@ def test_the_daemon_survives_a_wire_that_goes_down_and_a_venue_that_is_killed(
             again.stop()
 
 
-def session_again(seen: Session):
+def session_again(seen: Session) -> Process:
     """Start a venue in the place of the one that was killed."""
-    from daemon.exchange_config import read_exchange_config
-    from daemon.wire.pair import start_venue
-
     return start_venue(seen.pair, seen.folder, read_exchange_config(seen.folder / "venue.toml"))
+
+
+def test_a_storm_drops_and_the_books_are_whole_again(wire: VethPair, tmp_path: pathlib.Path) -> None:
+    """As fast as the venue can, into a ring that holds a fraction of it; what was dropped is repaired."""
+    flow = {"flow.pace": "max", "feed.messages_max": 1, "feed.group_b": "", "snapshot.port": 26_480}
+    with session(wire, tmp_path, flow, {"feed.ring_packets": 512, "run.idle": "backoff"}) as seen:
+        seen.wait_for_the_end()
+    theirs, ours = hashes(seen)
+    assert theirs == ours
+    source = seen.summary["source"]
+    check_gaps(source)
+    assert source["0.received"] + source["0.dropped"] >= seen.told["last_seq"]
+
+
+def test_the_books_over_a_dpdk_bridge_that_is_killed_and_restarted(
+    wire: VethPair, tmp_path: pathlib.Path
+) -> None:
+    program, ring = build_bridge(tmp_path), tmp_path / "bridge"
+    device = f"net_af_packet0,iface={wire.interfaces[DAEMON]}"
+
+    def bridge() -> BridgeProcess:
+        made = BridgeProcess(program, ring, devices=[device], start=functools.partial(wire.start, DAEMON))
+        made.wait_polling()
+        return made
+
+    first = bridge()
+    source = {"feed.source": "dpdk", "feed.bridge": str(ring)}
+    with session(wire, tmp_path, {"flow.packets_per_s": 2_000}, source) as seen:
+        seen.wait_until(lambda: seen.metric("feed_messages_total") > 2_000, "the first messages")
+        first.finish(signal.SIGKILL)
+        second = bridge()
+        seen.wait_for_the_end()
+        assert second.finish() == 0
+    theirs, ours = hashes(seen)
+    assert theirs == ours
+    check_gaps(seen.summary["source"])
+
+
+FULL = {
+    "flow.packets_per_s": 100_000, "feed.messages_max": 1, "feed.group_b": "",
+    "generator.messages": 3_000_000, "generator.symbols": 64, "book.live_orders_max": 1_048_576,
+    "book.levels_max": 262_144,
+}  # fmt: skip
+ROOMY = {"book.live_orders_max": 1_048_576, "book.levels_max": 262_144}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["af_packet", "af_xdp", "udp"])
+def test_half_a_minute_at_a_hundred_thousand_packets_a_second(
+    source: str, wire: VethPair, tmp_path: pathlib.Path
+) -> None:
+    with session(wire, tmp_path, FULL, ROOMY | {"feed.source": source}) as seen:
+        seen.wait_for_the_end()
+    theirs, ours = hashes(seen)
+    assert theirs == ours
+    counted = seen.summary["source"]
+    check_gaps(counted)
+    assert counted["0.received"] + counted["0.dropped"] >= seen.told["last_seq"]
+
+
+@pytest.mark.slow
+def test_half_a_minute_of_bad_lines_at_a_hundred_thousand_packets_a_second(
+    wire: VethPair, tmp_path: pathlib.Path
+) -> None:
+    flow = FULL | IMPAIRED | {"feed.group_b": "239.192.7.2", "flow.packets_per_s": 100_000}
+    with session(wire, tmp_path, flow, ROOMY) as seen:
+        seen.wait_for_the_end()
+    theirs, ours = hashes(seen)
+    assert theirs == ours
+    check_gaps(seen.summary["source"])

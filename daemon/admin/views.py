@@ -28,13 +28,13 @@ class SystemViews:
         self._top_addr = system.segment.allocate("admin.top", TOP_OF_BOOK.size)
         self._top: Any = system.segment.array("admin.top", TOP_OF_BOOK)[0]
         self._started_ns = time.monotonic_ns()
-        self._beats = {loop.name: (-1, self._started_ns) for loop in loops}  # beats, when they last moved
+        self._pulses = {loop.name: (-1, self._started_ns) for loop in loops}  # pulse, when it last moved
 
     def _age_ns(self, loop: HotLoop) -> int:
-        beats, now_ns = loop.beats(), time.monotonic_ns()
-        if beats != self._beats[loop.name][0]:
-            self._beats[loop.name] = (beats, now_ns)
-        return now_ns - self._beats[loop.name][1]
+        pulse, now_ns = loop.pulse(), time.monotonic_ns()
+        if pulse != self._pulses[loop.name][0]:
+            self._pulses[loop.name] = (pulse, now_ns)
+        return now_ns - self._pulses[loop.name][1]
 
     def _agent(self, loop: HotLoop) -> dict[str, Any]:
         return {
@@ -160,6 +160,7 @@ class SystemViews:
         lines = [
             _metric("feed_packets_total", "counter", {"": feed["frames"]}),
             _metric("feed_messages_total", "counter", {"": int(system.control["heartbeat"])}),
+            _metric("feed_next_seq", "gauge", {"": int(system.feed.record["expected"])}),
             _metric("feed_gaps_total", "counter", {"": feed["gaps"]}),
             _metric("feed_refused_total", "counter", _labelled("reason", system.feed.refused())),
             _metric("book_updates_total", "counter", {"": books["tops"]}),

@@ -67,8 +67,10 @@ class RingPort:
         self.next_in, self.highest = event.next_in, event.highest
 
     def follow_gap(self) -> None:
-        """See how far an open gap has been filled; its end comes as an event, in order."""
-        self.next_in = min(max(self._transport.word("next_in"), self.next_in), self.highest)
+        """See how far an open gap reaches and has been filled; its end comes as an event, in order."""
+        next_in = max(self._transport.word("next_in"), self.next_in)
+        self.highest = max(self._transport.word("highest"), self.highest)
+        self.next_in = min(next_in, self.highest)
 
     @property
     def next_out(self) -> int:

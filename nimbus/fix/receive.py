@@ -55,6 +55,7 @@ _GAP_FILLED: Final = int(Event.GAP_FILLED)
 _OVERSIZED: Final = int(Event.OVERSIZED)
 _CONSUMING: Final = sum(1 << int(event) for event in CONSUMING)  # a bit for each event
 _CLOSED: Final = -1
+_REPORT, _CANCEL_REJECT = ord("8"), ord("9")
 
 
 @inlined
@@ -142,7 +143,8 @@ def _take(transport: int, at: int, size: int, now_ns: int) -> bool:
     if event == APPLICATION or event == BAD_TIME_TAKEN:
         if size > WIRE_BYTES_MAX:
             event = _OVERSIZED
-            count(transport, _T.oversized)
+            kind = load_i64(header + _HEADER.msg_type)
+            count(transport, _T.oversized if kind == _REPORT or kind == _CANCEL_REJECT else _T.unread)
         elif not _deliver(transport, at, size, now_ns):
             return False
     is_new_gap = load_i64(transport + _T.gap_told) == 0

@@ -78,10 +78,11 @@ TRANSPORT = record(
     i8  repeated        PossDup messages seen before (S12)
     i8  too_high        messages above a gap, not processed
     i8  stalls          cycles in which a full ring kept messages in the socket
-    i8  oversized       alarm: application messages too long for a WIRE record
+    i8  oversized       alarm: executions too long for a WIRE record
+    i8  unread          other application messages too long for one
     i8  late_commands   commands for a connection that had ended
     i8  times_off       executions taken although their SendingTime is off
-    6i8 pad3            zero
+    5i8 pad3            zero
     """,
 )
 _T = TRANSPORT.at

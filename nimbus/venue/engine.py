@@ -80,5 +80,6 @@ class Engine:
 
     def resting(self) -> dict[int, int]:
         """Return the shares open of each order of ours in the book, by number."""
-        numbers = self._orders["resting"].nonzero()[0]
+        used = min(self.counters()["orders"], self.orders_max)  # numbers are given in order
+        numbers = self._orders["resting"][: used + 1].nonzero()[0]
         return {int(number): int(self._orders[number]["leaves_qty"]) for number in numbers}

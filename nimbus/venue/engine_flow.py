@@ -57,7 +57,7 @@ def is_halted(e: EngineState, locate: int) -> bool:
     return load_u8(top_at(e.books, locate) + _TOP.status) & BOOK_HALTED != 0
 
 
-@inlined
+@kernel
 def _pass(e: EngineState, message: int, size: int, status: int) -> None:
     """Publish a message as it came; what the recording accepts and the published book cannot is dropped."""
     if emit(e, message, size, status >= 0) < 0 <= status:
@@ -66,7 +66,7 @@ def _pass(e: EngineState, message: int, size: int, status: int) -> None:
         count(e.words, _C.passed)
 
 
-@inlined
+@kernel
 def _change_qty(e: EngineState, message: int, size: int, qty_at: int, qty: int) -> None:
     """Publish a message with another quantity, or not at all when none is left."""
     if qty < 1:
@@ -78,7 +78,7 @@ def _change_qty(e: EngineState, message: int, size: int, qty_at: int, qty: int) 
     count(e.words, _C.changed if emit(e, made, size, 1) >= 0 else _C.refused)
 
 
-@inlined
+@kernel
 def _meet(e: EngineState, locate: int, side: int, limit_px: int, qty: int, until: int) -> int:
     """Meet those the recording does not have; return how many of the qty shares are left."""
     begin_walk(e.words, qty)

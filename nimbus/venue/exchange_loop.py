@@ -18,7 +18,7 @@ from typing import Final
 
 from nimbus.feed.capture import next_packet
 from nimbus.feed.decode import next_message, open_packet
-from nimbus.feed.itch import HEADER_SIZE, SYSTEM_EVENT
+from nimbus.feed.itch import SYSTEM_EVENT, size_of
 from nimbus.feed.state import FEED
 from nimbus.venue.engine_flow import step_flow
 from nimbus.venue.engine_layout import ENGINE
@@ -29,7 +29,7 @@ from ringbuf.agent import idle, should_stop
 from ringbuf.atomics import load_acquire, store_relaxed
 from ringbuf.clock import now_ns as clock_ns
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import load_f64, load_i64, store_i64, u6
+from ringbuf.memory import load_f64, load_i64, store_i64, u1, u2, u6
 from ringbuf.records import record
 
 # Why run_exchange returned.
@@ -133,7 +133,8 @@ def _exchange_time(x: Exchange, now_ns: int) -> None:
     if load_i64(loop + _L.pace_kind) != PACE_MARKET or load_i64(loop + _L.in_hand) == 0 or before == 0:
         return
     block = load_i64(feed + _F.at)
-    if load_i64(feed + _F.left) == 0:
+    size = u2(block) if load_i64(feed + _F.left) > 0 else 0
+    if size == 0 or size_of(u1(block + _LENGTH_SIZE)) != size:  # passed over by next_message
         return
     next_ns = u6(block + _LENGTH_SIZE + _TS_AT)
     ahead_ns = load_i64(loop + _L.due_ns) - load_i64(loop + _L.market_ns)
@@ -173,48 +174,33 @@ def step_due(x: Exchange, now_ns: int) -> int:
     return done
 
 
-@inlined
-def _cycle(x: Exchange, serves: bool) -> int:
-    """Run one duty cycle; return how much was done, -1 = the flow wants input and nothing else happened."""
-    loop, publisher = x.loop, x.engine.publisher
-    now_ns = clock_ns(load_i64(loop + _L.clock))
-    store_i64(x.engine.words + _E.now_ns, now_ns)
-    store_i64(publisher + _P.now_ns, now_ns)
-    _exchange_time(x, now_ns)
-    done = step_requests(x.engine, load_i64(loop + _L.store))
-    if done > 0:
-        flush(publisher)
-    flowed = 0
-    if load_acquire(loop + _L.started) != 0 and load_i64(loop + _L.source) != 0:
-        flowed = step_due(x, now_ns)
-        store_i64(loop + _L.messages, load_i64(loop + _L.messages) + max(flowed, 0))
-    flush(publisher)
-    if serves or flowed <= 0:
-        done += serve(load_i64(loop + _L.rerequests), REQUESTS_MAX)
-    done += beat(publisher)
-    if flowed < 0 and done == 0:
-        return -1
-    return done + max(flowed, 0)
-
-
 @kernel
 def run_exchange(x: Exchange, cycles_max: int) -> int:
     """Run the loop for at most cycles_max duty cycles; return NEED_INPUT or STOPPED.
 
     NEED_INPUT: the chunk of the source is used up (its owner refills, or sets at_end), or the cycles are.
     """
-    loop = x.loop
+    loop, publisher, words = x.loop, x.engine.publisher, x.engine.words
     for cycle in range(cycles_max):
         if should_stop(loop):
             return STOPPED
-        done = _cycle(x, cycle % SERVE_EVERY == 0)
+        now_ns = clock_ns(load_i64(loop + _L.clock))
+        store_i64(words + _E.now_ns, now_ns)
+        store_i64(publisher + _P.now_ns, now_ns)
+        _exchange_time(x, now_ns)
+        done = step_requests(x.engine, load_i64(loop + _L.store))
+        if done > 0:
+            flush(publisher)
+        flowed = 0
+        if load_acquire(loop + _L.started) != 0 and load_i64(loop + _L.source) != 0:
+            flowed = step_due(x, now_ns)  # -1: no input
+            store_i64(loop + _L.messages, load_i64(loop + _L.messages) + max(flowed, 0))
+        flush(publisher)
+        if flowed <= 0 or cycle % SERVE_EVERY == 0:
+            done += serve(load_i64(loop + _L.rerequests), REQUESTS_MAX)
+        done += beat(publisher)
         store_relaxed(loop + _L.cycles, load_i64(loop + _L.cycles) + 1)
-        if done < 0:
-            if load_acquire(loop + _L.at_end) == 0:
-                return NEED_INPUT
-            done = 0
-        idle(load_i64(loop + _L.idler), done)
+        if flowed < 0 and done == 0 and load_acquire(loop + _L.at_end) == 0:
+            return NEED_INPUT
+        idle(load_i64(loop + _L.idler), done + max(flowed, 0))
     return NEED_INPUT
-
-
-assert HEADER_SIZE == _TS_AT + 6

@@ -97,7 +97,7 @@ def check(i: dict[str, Any], w: World) -> int:
     if _r24(i, w):
         return 24
     s, lim = w.session, w.limits
-    if not s["logged_on"] or s["resending"] or s["send_buffer_used"] or s["journal_low"]:
+    if not s["logged_on"] or s["link"] or s["resending"] or s["send_buffer_used"] or s["journal_low"]:
         return 20
     if (
         w.open_count >= min(lim["open_orders_max"], w.pool[1])
