@@ -35,6 +35,8 @@ def test_the_kernels_of_every_part_were_looked_at(probe):
         "daemon.pipeline.run_inline", "daemon.pipeline.settle", "daemon.loops.run_compact",
         "daemon.loops.run_market", "daemon.loops.run_strategy", "daemon.loops.run_orders",
         "nimbus.books_only.walk_books",
+        "nimbus.feed.arbiter.open_live", "nimbus.feed.timers.feed_timers", "nimbus.feed.gaps.next_kept",
+        "nimbus.feed.rerequest.send_request", "nimbus.feed.snapshot_rows.take_rows",
         "nimbus.feed.decode.open_packet", "nimbus.book.book.apply", "nimbus.book.publish.write_event",
         "strategy.agent.work", "bicep.plan.kernels.infer", "nimbus.orders.send.take_intent",
         "nimbus.orders.reports.receive", "nimbus.fix.parse.parse", "nimbus.venue.paper.receive",
