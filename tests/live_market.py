@@ -81,7 +81,7 @@ class Network:
     servers: int = 1
     snapshot: bool = False
     snapshot_faults: int = 0  # snapshots that die half way
-    snapshot_age: int = 0  # numbers by which a snapshot is older than the stream
+    snapshot_age: int = 0  # most numbers by which a snapshot is older than the stream
     join_at: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -216,7 +216,10 @@ class Exchange:
         if wanted == 0 or wanted == self.served or now_ns % MS:
             return
         self.served = wanted
-        seq = max(self.published - self.network.snapshot_age, 0) + 1
+        age = self.random.randint(self.network.snapshot_age // 2, self.network.snapshot_age)
+        if self.served > 5:  # it catches up: else what is lost for good stays so
+            age = 0
+        seq = max(self.published - age, 0) + 1
         image = BookImage()
         for n in range(1, seq):
             image.apply(self.messages[n])

@@ -328,6 +328,9 @@ def test_a_full_window_wants_a_snapshot_and_keeps_the_newest():
     assert feed.live.phase == "snapshot"
     feed.check()
     assert feed.live.counters()["overflow"] == 1_501 - 3 - 1_024
+    feed.datagram(datagram(400), B)  # the window has left it behind: 1,424 stays
+    assert feed.live.lines()["B"]["late"] == 1
+    feed.check()
     feed.snapshot(1_400, BOOK)
     assert numbers(feed) == [1, *range(1_400, 1_501)]
     assert feed.live.missing_now() == 0
@@ -347,6 +350,18 @@ def test_a_late_join_takes_a_snapshot_at_once():
         False,
     )
     assert feed.live.counters()["gaps"] == 0
+
+
+def test_a_late_join_keeps_the_newest_when_the_snapshot_takes_long():
+    feed = live(snapshot=True)
+    feed.tick(MS)
+    for n in range(900, 900 + 1_024):
+        feed.datagram(datagram(n))
+    assert (feed.live.counters()["overflow"], feed.live.missing_now()) == (0, 0)
+    feed.datagram(datagram(900 + 1_024))
+    assert (feed.live.counters()["overflow"], feed.live.missing_now()) == (1, 1)
+    feed.snapshot(901, BOOK)
+    assert numbers(feed) == list(range(901, 1_925))
 
 
 def test_a_late_join_with_an_older_snapshot_repairs_the_difference():

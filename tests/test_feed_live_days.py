@@ -16,31 +16,38 @@ from nimbus.venue.generator import generate
 MESSAGES = 2_000
 
 
+class Stream(list):
+    """Datagrams; shown in one word when a test fails."""
+
+    def __repr__(self) -> str:
+        return "stream"
+
+
 @pytest.fixture(scope="module")
 def stream(tmp_path_factory):
     """Return the datagrams of a day in which every kind of message occurs."""
     path = tmp_path_factory.mktemp("live") / "day.pcap"
     generate(path, 3, MESSAGES, 4)
-    return datagrams(path.read_bytes())
+    return Stream(datagrams(path.read_bytes()))
 
 
 @pytest.fixture(scope="module")
 def truth(stream):
     market = lossless(stream)
     assert market.numbers == list(range(1, MESSAGES + 1))
-    return market.state()
+    return market.state
 
 
 def arrives(stream, truth, network: Network, seed: int):
     exchange = Exchange(stream, network, seed)
     us = exchange.run()
-    assert us.state() == truth
+    assert us.state() == truth()
     assert (us.live.phase, us.feed.stale, us.feed.incomplete) == ("live", False, False)
     assert us.wrong_marks == 0
     assert us.live.missing_now() == us.live.conflict_seq == 0
     if us.live.counters()["snapshots"] == 0:
         assert us.numbers == list(range(1, MESSAGES + 1))
-    else:
+    elif network.snapshot_age == 0:  # an older one needs messages that were delivered before
         assert all(b > a for a, b in itertools.pairwise(us.numbers))
     return us, exchange
 
@@ -109,7 +116,7 @@ def test_a_dead_line_costs_nothing(stream, truth):
     assert set(us.live.lines()) == {"B"}
 
 
-@settings(max_examples=15)
+@settings(max_examples=30)
 @given(
     loss=st.sampled_from([0.001, 0.02, 0.2]), repeat=st.sampled_from([0, 0.2]), jitter=st.integers(0, 2 * MS),
     behind=st.integers(0, 5 * MS), reply_loss=st.sampled_from([0, 0.3, 1.0]), servers=st.integers(0, 2),

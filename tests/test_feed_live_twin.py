@@ -105,10 +105,11 @@ class Pair:
         assert self.feed.books == self.slow.books
 
 
+FAR = st.one_of(st.integers(900, 2_300), st.integers(WINDOW - 2, WINDOW + 2))
 STEP = st.one_of(
     st.tuples(st.just("data"), st.integers(1, 60), st.integers(1, 6), st.integers(0, 2), st.booleans()),
     st.tuples(st.just("next"), st.integers(0, 5), st.integers(1, 4), st.integers(0, 1), st.booleans()),
-    st.tuples(st.just("far"), st.integers(900, 2_300), st.integers(1, 3), st.integers(0, 2), st.booleans()),
+    st.tuples(st.just("far"), FAR, st.integers(1, 3), st.integers(0, 2), st.booleans()),
     st.tuples(st.just("control"), st.integers(1, 70), st.booleans(), st.integers(0, 2), st.booleans()),
     st.tuples(st.just("tick"), st.sampled_from([0, 100 * US, 600 * US, 3 * MS, 45 * MS])),
     st.tuples(
