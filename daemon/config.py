@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import hashlib
+import ipaddress
 import pathlib
 
 import orjson
@@ -16,6 +17,7 @@ import orjson
 from daemon.settings import flatten, load, section, setting
 
 YEAR_MIN, YEAR_MAX = 1970, 2099
+COMP_ID_MAX = 32
 
 
 def trading_day(text: str) -> dt.date:
@@ -27,10 +29,57 @@ def trading_day(text: str) -> dt.date:
     return day
 
 
+def endpoint(text: str) -> tuple[str, int] | None:
+    """Return (IPv4 address, port) of "address:port", None of an empty text; raises ValueError otherwise."""
+    if not text:
+        return None
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 1 << 16:
+        msg = "give ADDRESS:PORT"
+        raise ValueError(msg)
+    return str(ipaddress.IPv4Address(host)), int(port)
+
+
+def comp_id(text: str) -> str:
+    """Return a CompID: 1 to 32 printable characters without "=" or space; raises ValueError otherwise."""
+    if not 1 <= len(text) <= COMP_ID_MAX or not text.isascii() or any(c in text for c in "= "):
+        msg = f"give 1 to {COMP_ID_MAX} ASCII characters without = or space"
+        raise ValueError(msg)
+    return text
+
+
+def address(text: str) -> str:
+    """Return an IPv4 address, or an empty text as it is; raises ValueError otherwise."""
+    return str(ipaddress.IPv4Address(text)) if text else ""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class FeedConfig:
     """Where market data comes from."""
 
+    source: str = setting(
+        "capture", "`run`: where packets come from", choices=("capture", "af_packet", "af_xdp", "udp", "dpdk")
+    )
+    interface: str = setting("", "interface of af_packet and af_xdp")
+    address: str = setting("", "own IPv4 address that joins the groups and asks the servers", read=address)
+    line_a: str = setting("", "GROUP:PORT of line A", read=endpoint)
+    line_b: str = setting("", "the same of line B; empty: there is none", read=endpoint)
+    rerequest: str = setting("", "ADDRESS:PORT of the rerequest server; empty: none", read=endpoint)
+    snapshot: str = setting("", "ADDRESS:PORT of the snapshot server; empty: none", read=endpoint)
+    gap_wait_us: int = setting(500, "a gap is left to the other line so long", low=0, high=1_000_000)
+    gap_timeout_ms: int = setting(200, "a gap not repaired by then asks for a snapshot", low=1, high=60_000)
+    gap_messages: int = setting(
+        65_536, "messages that may wait behind a gap", low=1_024, high=1 << 22, power_of_two=True
+    )
+    ring_packets: int = setting(
+        131_072,
+        "packets that the source holds while the loop is busy",
+        low=64,
+        high=1 << 22,
+        power_of_two=True,
+    )
+    bridge: str = setting("", "segment that the DPDK bridge fills")
+    record: bool = setting(default=False, meaning="write a live session's packets beside its journal")
     capture: str = setting("", "capture file that `run` plays at recorded speed")
     speed: float = setting(1.0, "`run`: market seconds per second", low=0.01, high=100_000.0)
     date: str = setting(
@@ -66,8 +115,8 @@ class ModelConfig:
 
     kind: str = setting(
         "auto",
-        "auto: the trained plan if the folder has one, else the fixed rule; off: features only",
-        choices=("auto", "fusionnet", "rule", "off"),
+        "auto: the trained plan if the folder has one, else the fixed rule; linear: it without samples; off",
+        choices=("auto", "fusionnet", "rule", "linear", "off"),
     )
     folder: str = setting("models", "folder of the trained models; its file `pinned` names one")
 
@@ -157,8 +206,23 @@ class OrdersConfig:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class VenueConfig:
-    """The paper exchange."""
+    """Where orders go."""
 
+    kind: str = setting(
+        "paper",
+        "paper: the exchange inside this process; fix: a session to host:port",
+        choices=("paper", "fix"),
+    )
+    host: str = setting("127.0.0.1", "address of the FIX acceptor")
+    port: int = setting(26_481, "its TCP port", low=1, high=65_535)
+    sender: str = setting("CONTRAFUSION", "our CompID", read=comp_id)
+    target: str = setting("VENUE", "the venue's CompID", read=comp_id)
+    heartbeat_s: int = setting(10, "HeartBtInt", low=1, high=3_600)
+    reset: str = setting(
+        "never", "numbers go back to 1: never, or always, at each Logon", choices=("never", "always")
+    )
+    is_paper: bool = setting(default=True, meaning="no real money: armed at the start")
+    poll_us: float = setting(20.0, "the socket is looked at so often for reports", low=0.0, high=10_000.0)
     order_latency_us: float = setting(50.0, "order sent to order at the book", low=0.0, high=1e7)
     report_latency_us: float = setting(50.0, "execution to report received", low=0.0, high=1e7)
     resting_orders_max: int = setting(4_096, "our orders in its books", low=1, high=1 << 20)
@@ -187,7 +251,24 @@ class RunConfig:
     """The daemon."""
 
     folder: str = setting("run", "where the journal and, at the stop, the results go")
-    core: int = setting(-1, "core of the hot thread; -1 = the last usable one", low=-1, high=4_095)
+    placement: str = setting(
+        "auto",
+        "inline: captures; compact: one hot thread; dedicated: three; auto: inline or compact",
+        choices=("auto", "inline", "compact", "dedicated"),
+    )
+    core: int = setting(-1, "core of the (market) hot thread; -1 = the last usable one", low=-1, high=4_095)
+    strategy_core: int = setting(
+        -1, "dedicated: core of the strategy; -1 = one to the left", low=-1, high=4_095
+    )
+    orders_core: int = setting(-1, "dedicated: core of the orders; -1 = two to the left", low=-1, high=4_095)
+    idle: str = setting(
+        "auto",
+        "hot loops without work; auto: busy, but yield when they share cores",
+        choices=("auto", "busy", "yield", "backoff"),
+    )
+    fifo: bool = setting(default=False, meaning="hot threads under SCHED_FIFO, when permitted")
+    lock_memory: bool = setting(default=False, meaning="mlockall at the start, when permitted")
+    cancel_wait_ms: int = setting(2_000, "at the stop: cancels are awaited so long", low=0, high=60_000)
     drain_ms: int = setting(5, "the journal is written so often", low=1, high=1_000)
     heartbeat_max_ms: int = setting(2_000, "a hot loop silent for longer is not healthy", low=10, high=60_000)
 

@@ -12,7 +12,7 @@ from daemon.config import Config
 from daemon.errors import CommandError
 from ringbuf.segment import Segment
 from strategy.features import Normalisation
-from strategy.rule import rule_image
+from strategy.rule import LinearRule, rule_image
 
 PINNED: Final = "pinned"  # file in the models folder that names the model in use
 _DIGEST_SIZE: Final = 16
@@ -20,21 +20,27 @@ _DIGEST_SIZE: Final = 16
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Model:
-    """What answers; plan None = off."""
+    """What answers; neither plan nor rule = off."""
 
     id: str
     trained_on: str
     plan: Plan | None = None
+    rule: LinearRule | None = None
 
     @property
     def state(self) -> int:
-        """Address for the strategy agent, 0 = off."""
+        """Address of the plan for the strategy agent, 0 = none."""
         return self.plan.state if self.plan else 0
+
+    @property
+    def rule_addr(self) -> int:
+        """Address of the linear rule, 0 = none."""
+        return self.rule.addr if self.rule else 0
 
     @property
     def digest(self) -> bytes:
         """16 bytes that stand for the model in the journal; zeros when off."""
-        if self.plan is None:
+        if self.plan is None and self.rule is None:
             return bytes(_DIGEST_SIZE)
         return hashlib.blake2b(self.id.encode(), digest_size=_DIGEST_SIZE).digest()
 
@@ -79,6 +85,10 @@ def load_model(config: Config, segment: Segment, symbols_max: int) -> Model:
     kind, folder = config.model.kind, pathlib.Path(config.model.folder)
     if kind == "off":
         return Model("off", "nothing: the model is off")
+    if kind == "linear":
+        rule = LinearRule(segment)
+        name = "linear-" + hashlib.blake2b(rule.image, digest_size=4).hexdigest()
+        return Model(name, "nothing: a fixed rule on order-book pressure, without samples", rule=rule)
     found = pinned(folder) if kind != "rule" else None
     if kind == "fusionnet" and found is None:
         msg = f"model folder {folder} has no pinned model: run `contrafusion train`, or set model.kind"

@@ -17,7 +17,7 @@ import orjson
 from daemon import report
 from daemon.config import config_hash
 from daemon.errors import CommandError, writing
-from daemon.replay import Replay
+from daemon.run_journal import RunJournal
 from daemon.system import System
 from nimbus.book.snapshot import state_hash
 from nimbus.journal.segments import JournalError
@@ -39,10 +39,10 @@ LIMITS: Final = (
 )
 
 
-def fills_of(replay: Replay) -> Iterator[dict[str, Any]]:
+def fills_of(run: RunJournal) -> Iterator[dict[str, Any]]:
     """Yield the trades of a finished replay from its journal, oldest first."""
-    symbols = replay.system.books.symbols()
-    for row in show(replay.folder, types=[RecordType.FILL]):
+    symbols = run.system.books.symbols()
+    for row in show(run.folder, types=[RecordType.FILL]):
         if row["kind"] == FILL_TRADE:
             yield {
                 "ts_ns": row["now_ns"],
@@ -89,6 +89,9 @@ def latency_of(system: System) -> dict[str, dict[str, int]]:
 
 def rejects_of(system: System) -> dict[str, int]:
     """Return why orders did not stand: risk denials by reason, and the venue's rejects."""
+    if system.venue is None:
+        rejected = system.orders.counters()["rejected"]
+        return system.orders.denials() | ({"venue": rejected} if rejected else {})
     venue = {f"venue {n}": c for n, c in system.venue.counters().items() if n.startswith("rejected") and c}
     return system.orders.denials() | venue
 
@@ -109,22 +112,24 @@ _BOOK_REFUSALS: Final = (
 )  # fmt: skip
 
 
-def summarise(replay: Replay) -> dict[str, Any]:
+def summarise(run: RunJournal) -> dict[str, Any]:
     """Return summary.json."""
-    system = replay.system
+    system = run.system
     counters, strategy = system.orders.counters(), system.strategy.counters()
     positions, messages = positions_of(system), system.feed.messages_by_type()
     handled = int(system.control["heartbeat"])
     return {
-        "capture": os.fsencode(system.capture).decode("utf-8", "replace"),
+        "capture": os.fsencode(system.capture).decode("utf-8", "replace") if system.capture else "",
         "truncated": system.source.truncated,
         "warnings": system.source.warnings + system.feed.warnings(),
         "packets": system.feed.counters()["frames"],
+        "source": system.input_counters(),
         "messages": messages,
         "symbols": len(system.books.symbols()),
         "gaps": system.feed.gaps(),
         "refused": refused_of(system),
         "book_state_hash": f"{state_hash(system.books.state) & 0xFFFFFFFFFFFFFFFF:016x}",
+        "position_hash": f"{system.orders.position_hash() & 0xFFFFFFFFFFFFFFFF:016x}",
         "decisions": {name: strategy[f"tag_{name}"] for name in TAG_NAMES},
         "decision_reasons": system.strategy.model.counts(),
         "news_items": int(system.control["news_taken"]),
@@ -138,12 +143,12 @@ def summarise(replay: Replay) -> dict[str, Any]:
             "unrealized": sum(row["unrealized_pnl"] for row in positions.values()),
             "total": sum(row["realized_pnl"] + row["unrealized_pnl"] for row in positions.values()),
         },
-        "journal_hash": replay.journal_hash,
-        "journal_records": replay.writer.records,
+        "journal_hash": run.journal_hash,
+        "journal_records": run.writer.records,
         "model": system.model.summary(),
         "latency_ns": latency_of(system),
-        "elapsed_s": round(replay.elapsed_s, 3),
-        "throughput_msgs_per_s": round(handled / replay.elapsed_s) if replay.elapsed_s else 0,
+        "elapsed_s": round(run.elapsed_s, 3),
+        "throughput_msgs_per_s": round(handled / run.elapsed_s) if run.elapsed_s else 0,
         "seed": system.config.seed,
         "config_hash": config_hash(system.config),
     }
@@ -178,17 +183,17 @@ def _write_csv(path: pathlib.Path, fields: tuple[str, ...], rows: Iterator[Any] 
         writer.writerows(rows)
 
 
-def write(replay: Replay, folder: pathlib.Path) -> dict[str, Any]:
+def write(run: RunJournal, folder: pathlib.Path) -> dict[str, Any]:
     """Write the four files into folder; return the summary."""
-    summary = summarise(replay)
+    summary = summarise(run)
     try:
-        fills = list(fills_of(replay))
+        fills = list(fills_of(run))
     except JournalError as error:
         raise CommandError(str(error)) from None
-    text_of = replay.system.books.symbol_text
+    text_of = run.system.books.symbol_text
     with writing(folder):
         _write_csv(folder / "fills.csv", FILL_FIELDS, fills)
-        _write_csv(folder / "orders.csv", ORDER_FIELDS, replay.system.orders.orders(text_of))
+        _write_csv(folder / "orders.csv", ORDER_FIELDS, run.system.orders.orders(text_of))
         (folder / "summary.json").write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
         page = report.render(summary, equity_of(fills), LIMITS)
         (folder / "report.html").write_text(page, encoding="utf-8")

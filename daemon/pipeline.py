@@ -1,8 +1,8 @@
-"""The graph: every agent, every ring, every loop, on one screen.
+"""The graph: every agent and every ring on one screen.
 
     1. source    capture or wire  -> PACKET
     2. market    PACKET           -> books, tops, CHANGE, BOOK_EVENT
-    3. venue     WIRE out, CHANGE -> WIRE in            the paper exchange stands where the socket does
+    3. venue     WIRE out -> WIRE in   the socket (transport), or the paper exchange that stands in its place
     4. news      schedule         -> NEWS cells
     5. strategy  BOOK_EVENT, FILL, NEWS -> INTENT, DECISION
     6. orders    INTENT -> WIRE out;  WIRE in -> positions, FILL
@@ -10,6 +10,7 @@
 
 `run_inline` is the placement `inline`: one thread, a fixed order of calls for each message, the packet's time
 as the clock.  It returns to Python only for more input, for a drain of the journal, or at the stop word.
+The placements `compact` and `dedicated` run the same steps by the machine's clock: see loops.py.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ from nimbus.feed.itch import DIRECTORY
 from nimbus.journal.log import append, free_slots
 from nimbus.journal.types import NEWS, RecordType
 from nimbus.market import BATCH_MAX, apply_message, fetch, take_packet
-from nimbus.messages import CHANGE, DECISION, DEPTH_CHANGED, INTENT_NEW
+from nimbus.messages import CHANGE, DECISION, DEPTH_CHANGED, DISARMED, HALTED, INTENT_NEW
 from nimbus.messages import INTENT as INTENT_RECORD
 from nimbus.messages import NEWS as NEWS_RECORD
+from nimbus.orders.kill_switch import effective
+from nimbus.orders.link import transport_work
+from nimbus.orders.pool import first_open
 from nimbus.orders.reports import receive
-from nimbus.orders.send import take_intent
+from nimbus.orders.send import cancel_all, take_intent
+from nimbus.orders.state import ORDERS
 from nimbus.venue.paper import receive as venue_receive
 from nimbus.venue.queue_model import on_change
 from ringbuf.agent import should_stop
@@ -59,6 +64,7 @@ NEED_INPUT, NEED_DRAIN, STOPPED = 0, 1, 2
 
 SAMPLE_MASK: Final = 15  # one message in 16 has its stages timed, and the journal's room looked at after it
 INTENTS_MAX: Final = 64
+OBEY_NS: Final = 100_000_000  # between two tries to cancel what the state forbids
 
 CONTROL = record(
     "CONTROL",
@@ -83,10 +89,13 @@ CONTROL = record(
     i8  orders_ns     histogram, intent to bytes in the venue's ring: risk, pool, journal, encoding
     i8  tick_ns       histogram, packet to order handed over, with what its earlier messages cost
     i8  depths        1 = the ten-level cell of a book is published after each change of it
-    5i8 pad2          zero
+    i8  wire_ns       histogram, kernel's stamp of a packet to its order handed to send(); 0 = none
+    i8  send_ns       histogram, one hand-over to the socket; 0 = none
+    i8  obeyed_ns     when the working orders were last cancelled because of the state (orders loop)
+    2i8 pad2          zero
     """,
 )
-_C, _I, _N, _CHANGE = CONTROL.at, INTENT_RECORD.at, NEWS.at, CHANGE.at
+_C, _I, _N, _CHANGE, _O = CONTROL.at, INTENT_RECORD.at, NEWS.at, CHANGE.at, ORDERS.at
 _NEWS, _DECISION_SIZE, _NEWS_TAKEN_SIZE = NEWS_RECORD.at, DECISION.size, NEWS.size
 _NEWS_CELL: Final = cell_size(NEWS_RECORD)
 _EMBEDDING_WORDS: Final = (NEWS_RECORD.size - NEWS_RECORD.at.embedding) // 8
@@ -94,12 +103,13 @@ _R, _SYMBOL_AT, _LOCATE_AT = DIRECTORY.code, DIRECTORY.at.symbol, DIRECTORY.at.l
 _PRIME: Final = 1_099_511_628_211  # FNV-1a, on words
 _DECISION_TYPE, _NEWS_TYPE = int(RecordType.DECISION), int(RecordType.NEWS)
 
-# Addresses (and the states of market and books): everything the loop needs.
+# Addresses (and the states of market and books): everything the loops need.  source: a capture, or the
+# sources of the wire.  One of venue and transport is 0.
 Pipeline = namedtuple(
     "Pipeline",
     [
-        "source", "market", "venue", "schedule", "news", "strategy", "intents", "decisions", "orders",
-        "strategy_stream", "orders_stream", "news_taken", "control",
+        "source", "market", "venue", "transport", "schedule", "news", "strategy", "intents", "decisions",
+        "orders", "market_stream", "strategy_stream", "orders_stream", "news_taken", "control",
     ],
 )  # fmt: skip
 
@@ -133,70 +143,118 @@ def _record_news(p: Pipeline, locate: int, now_ns: int) -> None:
         mixed = wrapping_multiply(mixed ^ load_i64(news + _NEWS.embedding + word * 8), _PRIME)
     store_i64(taken + _N.embedding_digest, mixed)
     store_u16(taken + _N.locate, locate)
-    if append(p.strategy_stream, _NEWS_TYPE, taken, _NEWS_TAKEN_SIZE, now_ns) == 0:
+    if append(p.market_stream, _NEWS_TYPE, taken, _NEWS_TAKEN_SIZE, now_ns) == 0:
         _add(p.control + _C.journal_lost, 1)
 
 
 @inlined
-def _news(p: Pipeline, now_ns: int) -> None:
-    """4. Let the news that has been received by now reach its cells."""
-    if p.schedule == 0:
-        return
-    for _ in range(BATCH_MAX):
-        locate = apply_due(p.schedule, p.news, now_ns)
-        if locate < 0:
-            break
-        _add(p.control + _C.news_taken, 1)
-        _record_news(p, locate, now_ns)
+def take_news(p: Pipeline, now_ns: int) -> int:
+    """4. Let the news that has been received by now reach its cells; return how many items."""
+    taken = 0
+    if p.schedule != 0:
+        for _ in range(BATCH_MAX):
+            locate = apply_due(p.schedule, p.news, now_ns)
+            if locate < 0:
+                break
+            taken += 1
+            _record_news(p, locate, now_ns)
+        _add(p.control + _C.news_taken, taken)
+    return taken
 
 
 @inlined
-def _pass_on(p: Pipeline, now_ns: int, started_ns: int) -> None:
-    """Journal the decisions, then hand the intents to the orders agent (6): journal before wire."""
+def take_message(p: Pipeline, message: int, now_ns: int) -> None:
+    """2, 3. Apply a message to its book; the paper exchange follows."""
+    flags = apply_message(p.market, message)
+    if flags > 0:
+        if p.venue != 0:
+            on_change(p.venue, p.market.books, p.market.change, now_ns)
+        if flags & DEPTH_CHANGED != 0 and load_i64(p.control + _C.depths) != 0:
+            publish_depth(p.market.books, load_u16(p.market.change + _CHANGE.locate))
+    if p.schedule != 0 and u1(message) == _R:
+        announce(p.schedule, load_i64(message + _SYMBOL_AT), u2(message + _LOCATE_AT))
+
+
+@inlined
+def journal_decisions(p: Pipeline, now_ns: int) -> bool:
+    """7. Move the decisions to the journal; False when one waits for room, and its intent with it."""
     for _ in range(BATCH_MAX):
         decision = front(p.decisions)
         if decision == 0:
             break
         if append(p.strategy_stream, _DECISION_TYPE, decision, _DECISION_SIZE, now_ns) == 0:
             _add(p.control + _C.journal_waits, 1)
-            return  # the decision and the intent behind it wait for room
+            return False
         pop(p.decisions)
+    return True
+
+
+@inlined
+def take_intents(p: Pipeline, clock: int, now_ns: int, started_ns: int) -> int:
+    """6. Hand the intents to the orders agent, and its messages to the socket; return how many.
+
+    started_ns: when the packet behind them was seen, by the same clock; 0 = unknown or none.
+    """
+    taken = 0
     for _ in range(INTENTS_MAX):
         intent = front(p.intents)
         if intent == 0:
             break
-        before_ns = _time(p)
-        is_order = load_u8(intent + _I.kind) == INTENT_NEW
+        before_ns = clock_ns(clock)
+        is_order, recv_ns = load_u8(intent + _I.kind) == INTENT_NEW, load_i64(intent + _I.recv_ns)
         reason = take_intent(p.orders, intent, now_ns)
         pop(p.intents)
-        after_ns = _time(p)
+        taken += 1
+        after_ns = clock_ns(clock)
         record_value(load_i64(p.control + _C.orders_ns), after_ns - before_ns)
+        if p.transport != 0:
+            transport_work(p.orders, p.transport, now_ns)
         if reason == 0 and is_order and started_ns > 0:
             record_value(load_i64(p.control + _C.tick_ns), after_ns - started_ns)
+        if reason == 0 and is_order and p.transport != 0:
+            record_value(load_i64(p.control + _C.wire_ns), after_ns - recv_ns)
+            record_value(load_i64(p.control + _C.send_ns), clock_ns(clock) - after_ns)
+    return taken
+
+
+@inlined
+def _pass_on(p: Pipeline, now_ns: int, started_ns: int) -> None:
+    """Journal the decisions, then hand over the intents: journal before wire."""
+    if journal_decisions(p, now_ns):
+        take_intents(p, load_i64(p.control + _C.clock), now_ns, started_ns)
+
+
+@inlined
+def obey(p: Pipeline, now_ns: int) -> None:
+    """Cancel what works while the state forbids it, again at intervals for what could not be sent."""
+    state = effective(load_i64(p.orders + _O.kill_switch))
+    if state == DISARMED or state >= HALTED:
+        pool = load_i64(p.orders + _O.pool)
+        if first_open(pool) != 0 and now_ns - load_i64(p.control + _C.obeyed_ns) >= OBEY_NS:
+            store_i64(p.control + _C.obeyed_ns, now_ns)
+            cancel_all(p.orders, 0, now_ns)
 
 
 @kernel
 def settle(p: Pipeline, now_ns: int) -> None:
     """Let what is under way between us and the venue arrive by now_ns, without market data."""
-    venue_receive(p.venue, p.market.books, now_ns)
+    if p.venue != 0:
+        venue_receive(p.venue, p.market.books, now_ns)
+    if p.transport != 0:
+        transport_work(p.orders, p.transport, now_ns)
     receive(p.orders, now_ns)
     work(p.strategy, now_ns, 0)
     _pass_on(p, now_ns, 0)
 
 
 @inlined
-def _step(p: Pipeline, message: int, now_ns: int, started_ns: int, is_sampled: bool) -> None:
-    """Run one message through agents 2 to 6."""
-    venue_receive(p.venue, p.market.books, now_ns)
+def step(p: Pipeline, message: int, now_ns: int, started_ns: int, is_sampled: bool) -> None:
+    """Run one message through agents 2 to 6, in one thread."""
+    if p.venue != 0:
+        venue_receive(p.venue, p.market.books, now_ns)
     fetched_ns = _time(p) if is_sampled else 0
-    flags = apply_message(p.market, message)
+    take_message(p, message, now_ns)
     applied_ns = _time(p) if is_sampled else 0
-    if flags > 0:
-        on_change(p.venue, p.market.books, p.market.change, now_ns)
-        if flags & DEPTH_CHANGED != 0 and load_i64(p.control + _C.depths) != 0:
-            publish_depth(p.market.books, load_u16(p.market.change + _CHANGE.locate))
-    if p.schedule != 0 and u1(message) == _R:
-        announce(p.schedule, load_i64(message + _SYMBOL_AT), u2(message + _LOCATE_AT))
     receive(p.orders, now_ns)
     thinking_ns = _time(p) if is_sampled else 0
     handled = work(p.strategy, now_ns, BATCH_MAX)
@@ -236,10 +294,17 @@ def _wait(p: Pipeline, market_ns: int) -> bool:
 
 
 @inlined
+def least_free(p: Pipeline) -> int:
+    """Return the free slots of the fullest journal ring of the loops."""
+    free = min(free_slots(p.strategy_stream), free_slots(p.orders_stream))
+    return min(free, free_slots(p.market_stream))
+
+
+@inlined
 def _lacks_room(p: Pipeline) -> bool:
     """Say whether a journal ring should be drained before the next messages."""
     least = load_i64(p.control + _C.drain_below)
-    return least > 0 and (free_slots(p.strategy_stream) < least or free_slots(p.orders_stream) < least)
+    return least > 0 and least_free(p) < least
 
 
 @kernel
@@ -271,13 +336,14 @@ def run_inline(p: Pipeline, messages_max: int) -> int:
                 if not _wait(p, now_ns):
                     return STOPPED
                 started_ns = fetching_ns = _time(p)
-            _news(p, now_ns)
+            take_news(p, now_ns)
+            obey(p, now_ns)
             continue
         count += 1
         if is_sampled:
             record_value(load_i64(p.control + _C.feed_ns), _time(p) - fetching_ns)
         fetching_ns = 0
-        _step(p, message, now_ns, started_ns, is_sampled)
+        step(p, message, now_ns, started_ns, is_sampled)
         store_relaxed(p.control + _C.heartbeat, count)
         if is_sampled and _lacks_room(p):
             break

@@ -48,7 +48,7 @@ def record_rows(
                 if progress is not None:
                     progress.update(int(system.control["heartbeat"]) - done)
                     done = int(system.control["heartbeat"])
-                if status == NEED_INPUT and not system.source.refill():
+                if status == NEED_INPUT and not system.refill():
                     if closed:
                         break
                     close_input(system.market)  # a session held back until the end is recorded too

@@ -10,7 +10,7 @@ import dataclasses
 import pathlib
 import re
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TypeVar, get_type_hints
 
 T = TypeVar("T")
@@ -156,3 +156,15 @@ def to_toml(tree: Any) -> str:
         text = str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
         lines.append(f"{f'{name} = {text}':<36}# {meaning}")
     return "\n".join(lines) + "\n"
+
+
+def adjusted(tree: T, changes: Mapping[str, Any]) -> T:
+    """Return a configuration tree with some of its settings changed, each named "table.key" or "key"."""
+    for name, value in changes.items():
+        table, _, key = name.rpartition(".")
+        if table:
+            branch = dataclasses.replace(getattr(tree, table), **{key: value})
+            tree = dataclasses.replace(tree, **{table: branch})  # type: ignore[type-var]
+        else:
+            tree = dataclasses.replace(tree, **{key: value})  # type: ignore[type-var]
+    return tree

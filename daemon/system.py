@@ -8,26 +8,31 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import pathlib
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from daemon.config import Config, config_hash
+from daemon.config import Config, VenueConfig, config_hash
 from daemon.errors import CommandError
 from daemon.model import load_model
 from daemon.pipeline import CONTROL, Pipeline
+from daemon.wire_input import WireInput, live_settings
 from nimbus.book.layout import BOOK
 from nimbus.book.owner import Books, table_sizes
 from nimbus.feed.capture import CaptureError, CaptureSource
 from nimbus.feed.decode import Feed, close_feed
+from nimbus.feed.live import table_sizes as live_sizes
 from nimbus.feed.state import OK
+from nimbus.fix.settings import Reset, Role, SessionSettings
+from nimbus.fix.transport_owner import Transport
 from nimbus.journal.log import Stream
 from nimbus.journal.types import NEWS as NEWS_TAKEN
 from nimbus.journal.types import RUN_START, STATE_CHANGE, RecordType
 from nimbus.market import Market, renew
-from nimbus.messages import DISARMED, JOURNAL, LAYOUT_VERSION, NEWS, ORDER, PAPER
+from nimbus.messages import DISARMED, JOURNAL, LAYOUT_VERSION, NEWS, ORDER, PAPER, WIRE
 from nimbus.orders.agent import Orders
 from nimbus.orders.kill_switch import OPERATOR
+from nimbus.orders.link import create_transport
 from nimbus.orders.pool import LINK
 from nimbus.venue.paper import Venue
 from nimbus.venue.paper_layout import VENUE_ORDER
@@ -36,16 +41,18 @@ from ringbuf.histogram import Histogram
 from ringbuf.jit import source_digest
 from ringbuf.segment import Segment
 from ringbuf.seqlock import create_cells
+from ringbuf.spsc import create_ring
 from strategy.agent import Strategy
 from strategy.news import NewsConfig, NewsSchedule, build_schedule
 from strategy.news_file import news_path, read_news
 from strategy.sentiment import create_provider
 
 STAGES: Final = ("feed", "book", "strategy", "inference", "orders", "tick_to_order")
-CONTROL_STREAM, STRATEGY_STREAM, ORDERS_STREAM = 0, 1, 2
+WIRE_STAGES: Final = ("wire_to_order", "send")  # of a session over a socket
+CONTROL_STREAM, STRATEGY_STREAM, ORDERS_STREAM, MARKET_STREAM = 0, 1, 2, 3
 _STAGE_WORDS: Final = {
     "feed": "feed_ns", "book": "book_ns", "strategy": "strategy_ns", "orders": "orders_ns",
-    "tick_to_order": "tick_ns",
+    "tick_to_order": "tick_ns", "wire_to_order": "wire_ns", "send": "send_ns",
 }  # fmt: skip
 _SPARE: Final = 128 << 20
 _SYMBOL_BYTES: Final = 32 << 10  # features, contradiction, holdings, news, cached news halves, positions
@@ -71,6 +78,17 @@ def _limits(config: Config) -> dict[str, Any]:
     }
 
 
+def session_settings(config: VenueConfig) -> SessionSettings:
+    """Return what is agreed with the venue."""
+    return SessionSettings(
+        Role.INITIATOR,
+        config.sender,
+        config.target,
+        heartbeat_s=config.heartbeat_s,
+        reset=Reset(config.reset),
+    )
+
+
 def map_segment(size: int) -> Segment:
     """Map memory for the tables; raises CommandError when the machine does not give so much."""
     try:
@@ -86,6 +104,20 @@ def open_capture(path: pathlib.Path, config: Config, segment: Segment) -> Captur
         return CaptureSource.open(path, date=dt.date.fromisoformat(config.feed.date), segment=segment)
     except CaptureError as error:
         raise CommandError(str(error)) from None
+
+
+class Rings(NamedTuple):
+    """Records of the rings between the agents."""
+
+    events: int
+    decisions: int
+    intents: int
+    out: int
+    inbound: int
+
+
+DEEP: Final = Rings(events=4_096, decisions=4_096, intents=1_024, out=1_024, inbound=4_096)
+SHALLOW: Final = Rings(events=512, decisions=512, intents=64, out=64, inbound=256)
 
 
 @dataclasses.dataclass(slots=True)
@@ -105,11 +137,11 @@ def close_input(market: Market) -> None:
         renew(market.state)
 
 
-def read_schedule(capture: pathlib.Path, config: Config) -> News:
+def read_schedule(capture: pathlib.Path | None, config: Config) -> News:
     """Read and score the news of a capture; none when there is no file and none was asked for."""
     asked = config.news.file
-    path = pathlib.Path(asked) if asked else news_path(capture)
-    if not asked and not path.exists():
+    path = pathlib.Path(asked) if asked else (news_path(capture) if capture else None)
+    if path is None or (not asked and not path.exists()):
         return News(None, {})
     try:
         items = read_news(path)
@@ -125,15 +157,23 @@ def read_schedule(capture: pathlib.Path, config: Config) -> News:
 class System:
     """Own every agent of one run; `pipeline` goes to the loop kernels.
 
+    capture: what is played; None = the live sources of the configuration.
     recorder: address of a feature recorder for training, 0 = none.
     """
 
     def __init__(
-        self, config: Config, capture: pathlib.Path, *, segment: Segment | None = None, recorder: int = 0
+        self,
+        config: Config,
+        capture: pathlib.Path | None,
+        *,
+        segment: Segment | None = None,
+        recorder: int = 0,
     ) -> None:
         self.config, self.capture = config, capture
         self.segment = segment or map_segment(segment_size(config))
-        self.source = open_capture(capture, config, self.segment)
+        self.source: CaptureSource | WireInput = (
+            open_capture(capture, config, self.segment) if capture else WireInput(config.feed, self.segment)
+        )
         try:
             self._build(recorder)
         except MemoryError as error:
@@ -147,43 +187,54 @@ class System:
     def _build(self, recorder: int) -> None:
         config, symbols_max = self.config, self.config.book.symbols_max
         self.news = read_schedule(self.capture, config)
-        self.feed = Feed(self.segment, strict=config.feed.checksums == "refuse")
+        self.feed = self._feed()
         self.books = Books(
             self.segment,
             symbols_max=symbols_max,
             live_orders_max=config.book.live_orders_max,
             levels_max=config.book.levels_max,
         )
-        self.market = Market(self.segment, self.feed, self.books)
+        rings = self._rings()
+        self.market = Market(self.segment, self.feed, self.books, events_capacity=rings.events)
         self.streams = [
             Stream(self.segment, number, epoch=config.epoch, capacity=config.journal.ring_records)
-            for number in (CONTROL_STREAM, STRATEGY_STREAM, ORDERS_STREAM)
+            for number in (CONTROL_STREAM, STRATEGY_STREAM, ORDERS_STREAM, MARKET_STREAM)
         ]
-        self.orders = self._orders()
-        self.venue = self._venue()
+        self.orders = self._orders(rings)
+        is_paper = config.venue.kind == "paper"
+        self.venue = self._venue() if is_paper else None
+        self.transport = None if is_paper else self._transport()
         self.news_cells = create_cells(self.segment, "news", symbols_max, NEWS)
         self.model = load_model(config, self.segment, symbols_max)
-        self.strategy = self._strategy(recorder)
-        self.histograms = {stage: Histogram.create(self.segment, f"latency.{stage}") for stage in STAGES}
+        self.strategy = self._strategy(recorder, rings)
+        stages = STAGES if is_paper else STAGES + WIRE_STAGES
+        self.histograms = {stage: Histogram.create(self.segment, f"latency.{stage}") for stage in stages}
         self.clock = Clock(self.segment, "clock", TSC, origin=MONOTONIC)
         self._control()
         self.pipeline = Pipeline(
             source=self.source.state,
             market=self.market.state,
-            venue=self.venue.addr,
+            venue=self.venue.addr if self.venue else 0,
+            transport=self.transport.addr if self.transport else 0,
             schedule=self.news.schedule.addr if self.news.schedule else 0,
             news=self.news_cells,
             strategy=self.strategy.addr,
             intents=self.strategy.intents,
             decisions=self.strategy.decisions,
             orders=self.orders.addr,
+            market_stream=self.streams[MARKET_STREAM].addr,
             strategy_stream=self.streams[STRATEGY_STREAM].addr,
             orders_stream=self.streams[ORDERS_STREAM].addr,
             news_taken=self.segment.allocate("news.taken", NEWS_TAKEN.size),
             control=self.control_addr,
         )
 
-    def _orders(self) -> Orders:
+    def _rings(self) -> Rings:
+        """One live thread empties each ring at once: few records, so that they stay in its caches."""
+        is_compact = self.capture is None and self.config.run.placement != "dedicated"
+        return SHALLOW if is_compact else DEEP
+
+    def _orders(self, rings: Rings) -> Orders:
         config, books = self.config, self.books.state
         orders = Orders(
             self.segment,
@@ -196,9 +247,32 @@ class System:
             open_orders_max=config.risk.open_orders_max,
             timestamp_digits=config.orders.timestamp_digits,
             limits=_limits(config),
+            out=create_ring(self.segment, "orders.out", rings.out, WIRE),
+            inbound=create_ring(self.segment, "orders.in", rings.inbound, WIRE),
+            comp_ids=(config.venue.sender, config.venue.target),
         )
-        orders.log_on()
+        if config.venue.kind == "paper":
+            orders.log_on()
         return orders
+
+    def _feed(self) -> Feed:
+        feed, strict = self.config.feed, self.config.feed.checksums == "refuse"
+        if isinstance(self.source, CaptureSource):
+            return Feed(self.segment, strict=strict)
+        taken = Feed(
+            self.segment,
+            strict=strict,
+            subscriptions=self.source.subscriptions,
+            live=live_settings(feed),
+        )
+        if taken.live and self.source.requests_fd >= 0:
+            taken.live.use_socket(self.source.requests_fd)
+        return taken
+
+    def _transport(self) -> Transport:
+        venue = self.config.venue
+        poll_ns = int(venue.poll_us * 1_000)
+        return create_transport(self.segment, self.orders, session_settings(venue), poll_ns=poll_ns)
 
     def _venue(self) -> Venue:
         config = self.config
@@ -214,7 +288,7 @@ class System:
             epoch=config.epoch,
         )
 
-    def _strategy(self, recorder: int) -> Strategy:
+    def _strategy(self, recorder: int, rings: Rings) -> Strategy:
         config = self.config
         strategy = Strategy(
             self.segment,
@@ -223,7 +297,10 @@ class System:
             fills=self.orders.fills,
             news=self.news_cells if self.news.schedule else 0,
             plan=self.model.state,
+            rule=self.model.rule_addr,
             recorder=recorder,
+            intents_capacity=rings.intents,
+            decisions_capacity=rings.decisions,
             interval_ns=config.strategy.interval_ms * 1_000_000,
             journal_decisions=config.journal.decisions,
             trading=config.strategy.trading(),
@@ -237,32 +314,46 @@ class System:
         self.control: Any = self.segment.array("control", CONTROL)[0]
         self.control["clock"] = self.clock.addr
         for stage, word in _STAGE_WORDS.items():
-            self.control[word] = self.histograms[stage].addr
+            self.control[word] = self.histograms[stage].addr if stage in self.histograms else 0
         self.strategy.head["clock"] = self.clock.addr
         self.strategy.head["inference_ns"] = self.histograms["inference"].addr
+
+    def refill(self) -> bool:
+        """Bring the next chunk of the capture; False at its end.  Raises CaptureError."""
+        return isinstance(self.source, CaptureSource) and self.source.refill()
 
     def close(self) -> None:
         """Close the capture; nothing may turn the crank any more, everything else can still be read."""
         self.source.close()
+
+    def input_counters(self) -> dict[str, int]:
+        """Return what the sources and, live, the sequencing counted."""
+        if isinstance(self.source, WireInput):
+            live = self.feed.live.counters() if self.feed.live else {}
+            return self.source.counters() | live
+        return {"packets": self.source.packets, "backwards": self.source.backwards}
 
     @property
     def now_ns(self) -> int:
         """The logical clock."""
         return int(self.control["now_ns"])
 
-    def arm(self, who: str, why: str) -> None:
-        """Journal the start of the run and enter PAPER (replay and the paper venue arm themselves)."""
+    def announce(self) -> None:
+        """Journal the start of the run."""
         start = np.zeros(1, RUN_START.dtype)[0]
         start["seed"], start["epoch"] = self.config.seed, self.config.epoch
         start["layout_version"] = LAYOUT_VERSION
         start["config_digest"] = np.frombuffer(bytes.fromhex(config_hash(self.config)), np.uint8)
         start["model_digest"] = np.frombuffer(self.model.digest, np.uint8)
         start["code_digest"][:8] = np.frombuffer(bytes.fromhex(source_digest()), np.uint8)
+        self.streams[CONTROL_STREAM].append(RecordType.RUN_START, start, self.now_ns)
+
+    def arm(self, who: str, why: str) -> None:
+        """Journal the start of the run and enter PAPER (replay and the paper venue arm themselves)."""
+        self.announce()
         change = np.zeros(1, STATE_CHANGE.dtype)[0]
         change["old"], change["new"], change["who"], change["why"] = DISARMED, PAPER, who, why
-        control = self.streams[CONTROL_STREAM]
-        control.append(RecordType.RUN_START, start, self.now_ns)
-        control.append(RecordType.STATE_CHANGE, change, self.now_ns)
+        self.streams[CONTROL_STREAM].append(RecordType.STATE_CHANGE, change, self.now_ns)
         self.orders.kill_switch.set(OPERATOR, PAPER)
 
 
@@ -273,10 +364,12 @@ def segment_size(config: Config) -> int:
     """
     book, orders = config.book, config.orders
     symbols = book.symbols_max * _SYMBOL_BYTES
+    journal_rings = MARKET_STREAM + 1
     tables = sum(table_sizes(book.symbols_max, book.live_orders_max, book.levels_max).values())
     pool = (orders.day_orders_max + 1) * _ORDER_BYTES
-    journal = (ORDERS_STREAM + 1) * config.journal.ring_records * JOURNAL.size
+    journal = journal_rings * config.journal.ring_records * JOURNAL.size
     venue = (config.venue.resting_orders_max + 1) * (
         VENUE_ORDER.size + _BUCKET_BYTES
     ) + 16 * book.live_orders_max
-    return tables + symbols + pool + journal + venue + _SPARE
+    live = sum(live_sizes(live_settings(config.feed)).values()) if config.feed.source != "capture" else 0
+    return tables + symbols + pool + journal + venue + live + _SPARE

@@ -3,7 +3,8 @@
 One call of `fetch` gives the next message, in order and once; `apply_message` applies it and publishes.  The
 live loop calls both up to BATCH_MAX times a cycle; `inline` calls them once, so that the venue steps between.
 A run that begins anew empties the books; missing messages mark every book: nobody knows whose they were.
-Written by the market loop only.
+In a live feed gaps come and go, so the marks stand once, at locate 0, and count for every book.  A snapshot
+is applied without BOOK_EVENTs: it is no news.  Written by the market loop only.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import Any, Final
 from nimbus.book.book import apply
 from nimbus.book.layout import BookState
 from nimbus.book.owner import Books
-from nimbus.book.publish import mark_all, write_event
+from nimbus.book.publish import mark, mark_all, write_event
 from nimbus.book.reset import reset
 from nimbus.feed.decode import Feed, next_message, open_packet
 from nimbus.feed.state import FEED
+from nimbus.feed.timers import feed_timers, is_loading
 from nimbus.messages import (
     BOOK_EVENT,
     BOOK_INCOMPLETE,
@@ -70,7 +72,10 @@ def renew(market: MarketState) -> None:
         store_i64(market.words + _M.marks, 0)
     before = load_i64(market.words + _M.marks)
     if marks != before:
-        mark_all(market.books, marks, before & ~marks)
+        if load_i64(market.feed + _F.arbiter) != 0:
+            mark(market.books, 0, marks, before & ~marks, 0)
+        else:
+            mark_all(market.books, marks, before & ~marks)
         store_i64(market.words + _M.marks, marks)
 
 
@@ -82,6 +87,18 @@ def take_packet(market: MarketState) -> int:
     store_i64(market.words + _M.now_ns, now_ns)
     renew(market)
     return now_ns
+
+
+@inlined
+def pass_time(market: MarketState, now_ns: int) -> int:
+    """Let a live feed's deadlines pass, once per duty cycle, when fetch has given 0.
+
+    now_ns: the loop's clock.  Returns above 0 when fetch has something to give again: repaired messages or
+    those of a snapshot.
+    """
+    status = feed_timers(market.feed, now_ns)
+    renew(market)
+    return status
 
 
 @inlined
@@ -102,7 +119,7 @@ def apply_message(market: MarketState, message: int) -> int:
     store_i64(words + _M.messages, load_i64(words + _M.messages) + 1)
     if flags < 0:
         store_i64(words + _M.bad, load_i64(words + _M.bad) + 1)
-    elif flags & _WORTH_TELLING:
+    elif flags & _WORTH_TELLING and not is_loading(market.feed):
         event = claim(market.events)
         if event == 0:
             store_i64(words + _M.lost, load_i64(words + _M.lost) + 1)
@@ -116,9 +133,11 @@ def apply_message(market: MarketState, message: int) -> int:
 class Market:
     """Own the market agent's memory: its PACKET, its CHANGE, its words and the BOOK_EVENT ring."""
 
-    def __init__(self, segment: Segment, feed: Feed, books: Books) -> None:
+    def __init__(
+        self, segment: Segment, feed: Feed, books: Books, *, events_capacity: int = EVENTS_CAPACITY
+    ) -> None:
         self.feed, self.books = feed, books
-        self.events = create_ring(segment, "market.events", EVENTS_CAPACITY, BOOK_EVENT)
+        self.events = create_ring(segment, "market.events", events_capacity, BOOK_EVENT)
         self.state = MarketState(
             feed=feed.addr,
             books=books.state,

@@ -12,13 +12,16 @@ from typing import Final
 
 from ringbuf.records import record
 
-LAYOUT_VERSION: Final = 1
+LAYOUT_VERSION: Final = 2
 
 # Sides, as FIX and ITCH spell them.
 BUY, SELL = ord("B"), ord("S")
 
 # PACKET.link: how the bytes at frame_at are framed.
 LINK_ETHERNET, LINK_COOKED1, LINK_COOKED2, LINK_RAW_IP, LINK_ITCH_FILE = 1, 2, 3, 4, 5
+LINK_UDP = 6  # the payload of a UDP datagram, without any header; PACKET.line says the line
+
+LINE_RECOVERY = 2  # PACKET.line of the replies of a rerequest server; 0 = A, 1 = B
 
 # PACKET.stamp: who stamped recv_ns.
 STAMP_NONE, STAMP_FILE, STAMP_KERNEL, STAMP_NIC, STAMP_USER = 0, 1, 2, 3, 4
@@ -33,11 +36,8 @@ BOOK_STALE, BOOK_CROSSED, BOOK_ONE_SIDED, BOOK_HALTED, BOOK_INCOMPLETE, BOOK_FAU
 TAG_NONE, TAG_OVERHYPE, TAG_UNDERHYPE = 0, 1, 2
 TAG_NAMES: Final = ("none", "overhype", "underhype")
 
-# INTENT.kind.
-INTENT_NEW, INTENT_CANCEL = 1, 2
-
-# Time in force: the FIX codes as small integers.
-TIF_DAY, TIF_IOC = 0, 3
+INTENT_NEW, INTENT_CANCEL = 1, 2  # INTENT.kind
+TIF_DAY, TIF_IOC = 0, 3  # time in force: the FIX codes as small integers
 
 # FILL.kind: what the orders agent tells the strategy.
 FILL_ACCEPTED, FILL_TRADE, FILL_CANCELLED, FILL_REJECTED, FILL_DENIED, FILL_CANCEL_REJECTED = 1, 2, 3, 4, 5, 6
@@ -56,7 +56,7 @@ PACKET = record(
     u4  wire_size   bytes the frame had on the wire
     u2  link        LINK_*: what the first byte belongs to
     u1  stamp       STAMP_*: who stamped recv_ns
-    u1  line        feed line: 0 = A, 1 = B
+    u1  line        feed line: 0 = A, 1 = B, 2 = replies of a rerequest server
     28u1 pad        zero
     """,
 )
@@ -129,7 +129,8 @@ BOOK_EVENT = record(
     u1  status      BOOK_* bits
     u1  short_sale  as in TOP_OF_BOOK
     u1  resting_side  side of the resting order that traded (B, S), 0 = not known; the aggressor is the other
-    2i8 pad         zero
+    i8  run         times the books had begun anew; what was known of a symbol is void when it rises
+    i8  pad         zero
     """,
 )
 
@@ -258,7 +259,7 @@ LIMITS = record(
     """
     i8  version         number of this set of limits, from 1
     i8  qty_max         R3: shares in one order
-    i8  lot_qty         R3: shares are a multiple of this
+    i8  lot_qty         R3: shares are a multiple of this, but for an order that closes all that is held
     i8  notional_max    R4: px x qty of one order
     i8  collar_bp       R5: distance from the reference price, basis points
     i8  rate_per_s      R9: orders a second

@@ -1,7 +1,8 @@
 """Atomic words on int64 addresses, with the memory order in the name of the call.
 
 Release to publish, acquire to consume, relaxed for a word that the caller alone writes.  Every use says
-in a comment what it pairs with and what is visible afterwards.  Addresses are multiples of 8.
+in a comment what it pairs with and what is visible afterwards.  Addresses are multiples of 8; the `_u32`
+forms are for words that Linux shares with us (packet rings), at multiples of 4.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from numba.core import cgutils
 
 from ringbuf.memory import I64, Codegen, lowered
 
-_WORD_SIZE: Final = 8
+_WORD_SIZE, _HALF_SIZE = 8, 4
+_I32: Final = ir.IntType(32)
 _IS_ARM: Final = platform.machine() in {"aarch64", "arm64"}
 
 
@@ -31,6 +33,16 @@ def _store(order: str) -> Codegen:
         builder.store_atomic(args[1], _at(builder, args[0]), order, _WORD_SIZE)
 
     return codegen
+
+
+def _load_u32(_ctx: Any, builder: Any, args: list[Any]) -> Any:
+    at = builder.inttoptr(args[0], _I32.as_pointer())
+    return builder.zext(builder.load_atomic(at, "acquire", _HALF_SIZE), I64)
+
+
+def _store_u32(_ctx: Any, builder: Any, args: list[Any]) -> None:
+    at = builder.inttoptr(args[0], _I32.as_pointer())
+    builder.store_atomic(builder.trunc(args[1], _I32), at, "release", _HALF_SIZE)
 
 
 def _fence(order: str) -> Codegen:
@@ -66,6 +78,16 @@ def store_release(addr: int, value: int) -> None:
 @lowered(_store("monotonic"))
 def store_relaxed(addr: int, value: int) -> None:
     """Store a word without ordering anything else."""
+
+
+@lowered(_load_u32)
+def load_acquire_u32(addr: int) -> int:  # type: ignore[empty-body]
+    """Load 32 bits, like load_acquire."""
+
+
+@lowered(_store_u32)
+def store_release_u32(addr: int, value: int) -> None:
+    """Store the low 32 bits of value, like store_release."""
 
 
 @lowered(lambda _ctx, b, args: b.atomic_rmw("add", _at(b, args[0]), args[1], "acq_rel"))

@@ -48,6 +48,9 @@ def lowered(codegen: Codegen) -> Callable[[Callable[P, R]], Callable[P, R]]:
             lambda _typing, _a, _b, _c: (signature, build),
             lambda _typing, _a, _b, _c, _d: (signature, build),
             lambda _typing, _a, _b, _c, _d, _e: (signature, build),
+            lambda _typing, _a, _b, _c, _d, _e, _f: (signature, build),
+            lambda _typing, _a, _b, _c, _d, _e, _f, _g: (signature, build),
+            lambda _typing, _a, _b, _c, _d, _e, _f, _g, _h: (signature, build),
         ]
         definition = shapes[len(kinds)]
         definition.__name__ = declaration.__name__
@@ -189,18 +192,24 @@ def leading_zeros(value: int) -> int:  # type: ignore[empty-body]
     """Count the zero bits above the highest set bit of a word (64 for zero)."""
 
 
-def _prefetch(_ctx: Any, builder: Any, args: list[Any]) -> None:
+def _prefetch(builder: Any, addr: Any, purpose: int) -> None:
+    """Emit a prefetch; purpose: 0 = to read, 1 = to write."""
     i32 = ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [_BYTE_PTR, i32, i32, i32])
     declare = cast("Any", cgutils).get_or_insert_function
-    hints = [ir.Constant(i32, hint) for hint in (0, 3, 1)]  # for reading, keep near, data cache
+    hints = [ir.Constant(i32, hint) for hint in (purpose, 3, 1)]  # keep near, data cache
     fetch = declare(builder.module, kind, "llvm.prefetch.p0i8")
-    builder.call(fetch, [builder.inttoptr(args[0], _BYTE_PTR), *hints])
+    builder.call(fetch, [builder.inttoptr(addr, _BYTE_PTR), *hints])
 
 
-@lowered(_prefetch)
+@lowered(lambda _ctx, builder, args: _prefetch(builder, args[0], 0))
 def prefetch(addr: int) -> None:
     """Ask the processor to bring the line at addr near; any address is allowed."""
+
+
+@lowered(lambda _ctx, builder, args: _prefetch(builder, args[0], 1))
+def prefetch_write(addr: int) -> None:
+    """Ask the processor to bring the line at addr near and to own it, for a store; any address is allowed."""
 
 
 def _byte_marks(_ctx: Any, builder: Any, args: list[Any]) -> Any:

@@ -22,7 +22,7 @@ from ringbuf.atomics import cycles, load_acquire, load_relaxed, store_release
 from ringbuf.hot_thread import HotThread
 from ringbuf.jit import inlined, kernel
 from ringbuf.memory import load_i64, store_i64, wrapping_multiply
-from ringbuf.records import CACHE_LINE, record
+from ringbuf.records import CACHE_LINE, LINE_PAIR, record
 from ringbuf.segment import Segment
 from ringbuf.spsc import (
     claim,
@@ -44,6 +44,7 @@ WINDOW: Final = 65_536  # records between two counter readings of the throughput
 SMALL: Final = 64  # records: both rings stay in the first-level cache, as the floor's two lines do
 WAITS_MAX: Final = 1 << 36  # a wait that long (half a minute) means that the other side is gone: give up
 CALIBRATIONS: Final = 9
+PLACES: Final = 10  # pieces of memory that the round trips are spread over
 KINDS: Final = 2  # ways to go there and back: floor, ring
 PUBLISH_BATCHES: Final = (1, 8, 64)
 _SEAL: Final = 0x1E3779B97F4A7C15
@@ -237,12 +238,11 @@ def _pair(first: tuple[Any, tuple[Any, ...]], second: tuple[Any, tuple[Any, ...]
 
 
 def _paths(segment: Segment, batches: int, capacity: int) -> Any:
-    side = 2 * CACHE_LINE  # the processor may fetch lines in pairs
     return Paths(
         there=create_ring(segment, "there", capacity, PROBE_RECORD),
         back=create_ring(segment, "back", capacity, PROBE_RECORD),
-        ping=segment.allocate("ping", side),
-        pong=segment.allocate("pong", side),
+        ping=segment.allocate("ping", LINE_PAIR, align=LINE_PAIR),
+        pong=segment.allocate("pong", LINE_PAIR, align=LINE_PAIR),
         buffer=segment.allocate("buffer", PROBE_RECORD.size),
         stamps=segment.allocate("stamps", (KINDS * batches + 1) * 8),
     )
@@ -251,7 +251,16 @@ def _paths(segment: Segment, batches: int, capacity: int) -> Any:
 def round_trips(
     batches: int = 200, rounds: int = 1_000, capacity: int = SMALL
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return ns per round trip of each batch: (floor, ring).  capacity: records of each ring."""
+    """Return ns per round trip of each batch: (floor, ring).  capacity: records of each ring.
+
+    The batches are spread over PLACES pieces of memory: how far a line has to travel depends on its address.
+    """
+    parts = [_round_trips(max(batches // PLACES, 1), rounds, capacity) for _ in range(PLACES)]
+    floor, ring = (np.concatenate([part[kind::KINDS] for part in parts]) for kind in range(KINDS))
+    return floor, ring
+
+
+def _round_trips(batches: int, rounds: int, capacity: int) -> NDArray[Any]:
     segment = Segment.anonymous(2 * capacity * PROBE_RECORD.size + 64 * 1_024 + 8 * KINDS * batches)
     paths = _paths(segment, batches, capacity)
     ping(paths, 0, 0)  # compiled
@@ -259,8 +268,8 @@ def round_trips(
     _pair((pong, (paths, 1, CAPACITY)), (ping, (paths, 1, CAPACITY)))  # every page and line touched
     counter = cycles_per_ns()
     _pair((pong, (paths, batches, rounds)), (ping, (paths, batches, rounds)))
-    ns = np.diff(segment.words(paths.stamps, KINDS * batches + 1)) / counter / rounds
-    return ns[0::KINDS], ns[1::KINDS]
+    ns: NDArray[Any] = np.diff(segment.words(paths.stamps, KINDS * batches + 1)) / counter / rounds
+    return ns
 
 
 def throughput(batch: int, total: int = 64 * WINDOW, repeats: int = 3) -> float:
@@ -320,6 +329,6 @@ def measure(batches: int = 200, rounds: int = 1_000) -> dict[str, float]:
         "ring_pingpong_floor_ns": float(np.median(floor)),
         "ring_rtt_ratio": float(np.median(ring / floor)),
         "ring_large_rtt_ratio": float(np.median(large / large_floor)),
-        "n": float(batches * rounds),
+        "n": float(len(floor) * rounds),
     }
     return row | {f"ring_records_per_s_{batch}": throughput(batch) for batch in PUBLISH_BATCHES}

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 CACHE_LINE: Final = 64
+LINE_PAIR: Final = 128  # what the processor may fetch at once: two writers keep at least so far apart
 
 
 class Record(NamedTuple):

@@ -40,7 +40,7 @@ SEGMENT_HEADER = record(
     i8  epoch           run epoch of the owner
     i8  owner_pid       process that created the segment
     i8  owner_start     its start, clock ticks since boot: a re-used pid does not match
-    i8  owner_boot      digest of the boot it started in
+    i8  owner_boot      the boot it started in: ringbuf/process.py
     i8  used            bytes handed out so far, header included
     i8  area_count      entries of the directory in use
     6i8 pad             zero
@@ -185,8 +185,10 @@ class Segment:
                 raise SegmentError(msg)
             self.areas[name] = (self._base + at, size)
 
-    def allocate(self, name: str, size: int) -> int:
-        """Reserve `size` zero bytes under `name`; return their address (a multiple of 64).  Owner only.
+    def allocate(self, name: str, size: int, *, align: int = CACHE_LINE) -> int:
+        """Reserve `size` zero bytes under `name`; return their address, a multiple of `align`.  Owner only.
+
+        align: CACHE_LINE or LINE_PAIR, for words that two cores write.
 
         Raises ValueError when the name is taken or unfit and MemoryError when the segment is full.
         """
@@ -196,7 +198,7 @@ class Segment:
         if not name.isascii() or not 0 < len(name) <= NAME_SIZE or size < 0:
             msg = f"area {name!r} of {size} bytes: names are 1 to {NAME_SIZE} ASCII characters"
             raise ValueError(msg)
-        at, count = int(self._header["used"][0]), len(self.areas)
+        at, count = (int(self._header["used"][0]) + align - 1) & -align, len(self.areas)
         size = (size + CACHE_LINE - 1) & -CACHE_LINE
         if size > self._size - at:
             msg = f"area {name!r} needs {size} bytes, {self._size - at} are left"

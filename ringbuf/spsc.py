@@ -1,8 +1,11 @@
 """Single-producer single-consumer ring of fixed-size records; a ring is one int64, its base address.
 
-Each side owns its index and a cached copy of the other side's, each on a line of its own, so in the steady
-state a push touches no line that the consumer writes.  The producer works from a copy of its own index: the
-consumer polls the published one, and reading that line back cost 0.6 of a round trip.  An empty poll asks for
+Each side owns its index and a cached copy of the other side's, so in the steady state a push touches no line
+that the consumer writes.  Processors fetch lines in pairs of 128 bytes: no pair holds words of both writers.
+The producer works from a copy of its own index: the consumer polls the published one, and reading that line
+back cost 0.6 of a round trip.  That copy is stored *after* the index is published: the processor asks for the
+lines of neighbouring stores at once, and a store to a private line between the record's and the index's made
+them wait for each other (0.3 of a round trip).  An empty poll asks for
 the next record's line ahead, which pays in a ring that outgrows the first-level cache.
 
 The producer may fill a slot in place: `claim` gives its address, `publish` makes it visible.  A full ring
@@ -13,9 +16,10 @@ The indexes in memory are the truth and only grow; a killed side loses at most t
 published, or sees again the one it had not popped.  The cached copies are guesses: a side that attaches,
 restarts or was driven by other code first calls `recover_producer` or `recover_consumer`.
 
-    line 0  tail: records pushed            (producer)     line 3  cached tail            (consumer)
-    line 1  cached head, refused, own tail  (producer)     line 4  mask, record size      (fixed)
-    line 2  head: records popped            (consumer)     line 5  record 0, record 1, ...
+    line 0  tail: records pushed   (producer)     line 4  cached head, refused, own tail  (producer)
+    line 1  mask, record size      (fixed)        line 5  empty: the pair of line 4
+    line 2  head: records popped   (consumer)     line 6  record 0, record 1, ...
+    line 3  cached tail            (consumer)
 """
 
 from __future__ import annotations
@@ -25,11 +29,11 @@ from typing import Final
 from ringbuf.atomics import load_acquire, load_relaxed, store_relaxed, store_release
 from ringbuf.jit import inlined, kernel
 from ringbuf.memory import copy, load_i64, prefetch, store_i64
-from ringbuf.records import CACHE_LINE, Record
+from ringbuf.records import CACHE_LINE, LINE_PAIR, Record
 from ringbuf.segment import Segment, SegmentError
 
-TAIL, HEAD_CACHE, REFUSED, TAIL_OWN, HEAD, TAIL_CACHE, MASK, RECORD_SIZE = 0, 64, 72, 80, 128, 192, 256, 264
-HEADER_SIZE: Final = 5 * CACHE_LINE
+TAIL, MASK, RECORD_SIZE, HEAD, TAIL_CACHE, HEAD_CACHE, REFUSED, TAIL_OWN = 0, 64, 72, 128, 192, 256, 264, 272
+HEADER_SIZE: Final = 6 * CACHE_LINE
 _WORD: Final = 8
 
 
@@ -46,7 +50,7 @@ def ring_size(capacity: int, record: Record) -> int:
 
 def create_ring(segment: Segment, name: str, capacity: int, record: Record) -> int:
     """Allocate an empty ring of `capacity` records (a power of two) in `segment`; return its address."""
-    ring = segment.allocate(name, ring_size(capacity, record))
+    ring = segment.allocate(name, ring_size(capacity, record), align=LINE_PAIR)
     store_words(segment, ring, {MASK: capacity - 1, RECORD_SIZE: record.size})
     return ring
 
@@ -154,8 +158,8 @@ def claim(ring: int) -> int:
 def publish(ring: int) -> None:
     """Make the claimed slot visible to the consumer."""
     tail = load_i64(ring + TAIL_OWN) + 1
-    store_i64(ring + TAIL_OWN, tail)
     store_release(ring + TAIL, tail)  # pairs with load_acquire in front(): the record is visible
+    store_i64(ring + TAIL_OWN, tail)  # after it, see above; recover_producer heals a death in between
 
 
 @inlined
@@ -188,8 +192,8 @@ def room(ring: int, limit: int) -> int:
 def publish_many(ring: int, count: int) -> None:
     """Make the next count slots (filled through slot_at) visible to the consumer with one store."""
     tail = load_i64(ring + TAIL_OWN) + count
-    store_i64(ring + TAIL_OWN, tail)
     store_release(ring + TAIL, tail)  # pairs with load_acquire in ready(): the records are visible
+    store_i64(ring + TAIL_OWN, tail)
 
 
 @inlined

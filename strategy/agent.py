@@ -15,13 +15,11 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from bicep.plan import INFERENCE, infer, refresh_news
-from bicep.plan import OK as ANSWERED
+from bicep.plan import refresh_news
 from nimbus.messages import (
     BOOK_EVENT,
     BOOK_HALTED,
     DECISION,
-    EXPERT_FAULT,
     EXPERT_OFF,
     FILL,
     INTENT,
@@ -31,40 +29,37 @@ from nimbus.messages import (
     TOP_CHANGED,
 )
 from ringbuf.atomics import load_relaxed
-from ringbuf.clock import now_ns as clock_ns
-from ringbuf.histogram import record_value
 from ringbuf.jit import inlined, kernel
 from ringbuf.memory import (
     clear,
-    load_f64,
     load_i64,
     load_u8,
     load_u16,
-    load_u32,
     store_f64,
     store_i64,
     store_u8,
     store_u16,
     store_u32,
 )
-from ringbuf.records import CACHE_LINE, record
+from ringbuf.records import CACHE_LINE
 from ringbuf.segment import Segment
 from ringbuf.seqlock import cell_size, read
 from ringbuf.spsc import claim, create_ring, front, pop, publish, try_push
-from strategy.contradiction import ContradictionEngine, item_of, reason_of, tag, tag_of
+from strategy.ask import answers, ask
+from strategy.contradiction import ContradictionEngine, forget, item_of, reason_of, tag, tag_of
 from strategy.features import (
-    COLUMNS,
+    RUN_BEGAN,
     VECTOR_WRITTEN,
     Features,
     Normalisation,
     digest,
-    normalise,
     update,
     vector_at,
     volatility,
     warm_mask,
 )
 from strategy.recorder import is_full, write_row
+from strategy.state import SCRATCH, SEEN, STRATEGY
 from strategy.trading_model import TradingModel, cancel_overdue, decide, find_overdue, on_fill
 
 JOURNAL_ALL, JOURNAL_ACTIONS = 0, 1
@@ -72,61 +67,8 @@ JOURNAL: Final = {"all": JOURNAL_ALL, "actions": JOURNAL_ACTIONS}
 NEWS_AGE_NONE: Final = (1 << 32) - 1
 FILLS_MAX: Final = 256  # fills taken in one duty cycle
 
-STRATEGY = record(
-    "STRATEGY",
-    """
-    i8  features      address: Features
-    i8  normalisation address: Normalisation
-    i8  engine        address: ContradictionEngine
-    i8  model         address: TradingModel
-    i8  plan          address: a plan, 0 = model off
-    i8  news          address of the NEWS cells by locate, 0 = no news
-    i8  recorder      address: Recorder, 0 = none
-    i8  events        ring of BOOK_EVENT, in
-    i8  fills         ring of FILL, in
-    i8  intents       ring of INTENT, out
-    i8  decisions     ring of DECISION, out, to the journal
-    i8  symbols_max   locates below it are known
-    i8  interval_ns   a symbol asks the model at most so often, by exchange time; 0 = each change
-    i8  journal       JOURNAL_ALL or JOURNAL_ACTIONS
-    i8  journal_tags  1 = with the model off, a changed tag is journalled
-    i8  seen          address: news version and time of the last decision, by locate
-    i8  decision      decisions so far: the number of the last one
-    i8  handled       events taken
-    i8  filled        fills taken
-    i8  intended      intents pushed
-    i8  asked         inferences asked for
-    i8  faults        inferences refused
-    i8  lost          decisions that found their ring full
-    i8  news_torn     news cells that could not be read
-    3i8 tags          decisions by tag
-    i8  clock         address: CLOCK that times inference, 0 = not timed
-    i8  inference_ns  address: histogram of inference
-    3i8 pad           zero
-    """,
-)
-
-SEEN = record(
-    "SEEN",
-    """
-    i8  news_version  version of the news cell whose embedding the plan holds
-    i8  decided_ns    exchange time of the last decision
-    """,
-    line=16,
-)
-
-SCRATCH = record(
-    "STRATEGY_SCRATCH",
-    f"""
-    {DECISION.size}u1  decision   the decision in the making
-    {INFERENCE.size}u1 inference  the expert's answer
-    {COLUMNS}f8 inputs       normalised features
-    {NEWS.size}u1      news  the symbol's news record
-    """,
-)
-
 _AT, _EVENT, _DECISION, _NEWS = STRATEGY.at, BOOK_EVENT.at, DECISION.at, NEWS.at
-_INFERENCE, _SCRATCH, _SEEN = INFERENCE.at, SCRATCH.at, SEEN.at
+_SCRATCH, _SEEN = SCRATCH.at, SEEN.at
 _HEAD_SIZE, _SEEN_SIZE, _DECISION_SIZE, _NEWS_SIZE = STRATEGY.size, SEEN.size, DECISION.size, NEWS.size
 _NEWS_CELL: Final = cell_size(NEWS)
 _DECIDES = TOP_CHANGED | STATE_CHANGED
@@ -193,38 +135,6 @@ def _open_decision(strategy: int, event: int, now_ns: int, locate: int, version:
 
 
 @inlined
-def _ask(strategy: int, event: int, decision: int) -> None:
-    """Run the tag's expert and note its answer in the decision; without a plan leave it as it is."""
-    plan = load_i64(strategy + _AT.plan)
-    if plan == 0:
-        return
-    locate, expert = load_u16(decision + _DECISION.locate), load_u8(decision + _DECISION.tag)
-    scratch = strategy + _HEAD_SIZE
-    inputs, answer = scratch + _SCRATCH.inputs, scratch + _SCRATCH.inference
-    vector = vector_at(load_i64(strategy + _AT.features), locate)
-    normalise(vector, load_i64(strategy + _AT.normalisation), inputs)
-    _add(strategy + _AT.asked, 1)
-    clock = load_i64(strategy + _AT.clock)
-    started_ns = clock_ns(clock) if clock != 0 else 0
-    status = infer(plan, expert, inputs, locate, load_i64(event + _EVENT.seq), answer)
-    if clock != 0:
-        record_value(load_i64(strategy + _AT.inference_ns), clock_ns(clock) - started_ns)
-    if status != ANSWERED:
-        _add(strategy + _AT.faults, 1)
-        store_u8(decision + _DECISION.expert, EXPERT_FAULT)
-        store_u8(decision + _DECISION.rung, -status)
-        return
-    store_u8(decision + _DECISION.expert, load_u8(answer + _INFERENCE.served))
-    store_u8(decision + _DECISION.agree, load_i64(answer + _INFERENCE.agree))
-    store_u8(decision + _DECISION.rung, load_u16(answer + _INFERENCE.rung))
-    store_u16(decision + _DECISION.mask_index, load_i64(answer + _INFERENCE.mask_index))
-    store_u16(decision + _DECISION.bank, load_u32(answer + _INFERENCE.bank))
-    store_f64(decision + _DECISION.mean, load_f64(answer + _INFERENCE.mean))
-    store_f64(decision + _DECISION.epistemic, load_f64(answer + _INFERENCE.epistemic))
-    store_f64(decision + _DECISION.aleatoric, load_f64(answer + _INFERENCE.aleatoric))
-
-
-@inlined
 def _intent_slot(strategy: int) -> int:
     """Return where an intent may be written; 0 when it, or the decision behind it, has no room."""
     if claim(load_i64(strategy + _AT.decisions)) == 0:
@@ -247,7 +157,7 @@ def _close_decision(strategy: int, decision: int, is_worth: bool) -> None:
 @inlined
 def _decide(strategy: int, event: int, now_ns: int, locate: int, version: int, tag_changed: bool) -> None:
     """Decide about a symbol whose tag is up to date."""
-    is_off = load_i64(strategy + _AT.plan) == 0
+    is_off = not answers(strategy)
     if is_off and not (tag_changed and load_i64(strategy + _AT.journal_tags) != 0):
         return
     seen = load_i64(strategy + _AT.seen) + locate * _SEEN_SIZE + _SEEN.decided_ns
@@ -259,7 +169,7 @@ def _decide(strategy: int, event: int, now_ns: int, locate: int, version: int, t
     store_i64(decision + _DECISION.book_update, load_i64(event + _EVENT.update))
     store_u8(decision + _DECISION.status, load_u8(event + _EVENT.status))
     store_u8(decision + _DECISION.state, load_u8(event + _EVENT.state))
-    _ask(strategy, event, decision)
+    ask(strategy, event, decision)
     decide(load_i64(strategy + _AT.model), event, decision, now_ns, _intent_slot(strategy))
     _close_decision(strategy, decision, load_i64(strategy + _AT.journal) == JOURNAL_ALL or is_off)
 
@@ -290,8 +200,10 @@ def take(strategy: int, event: int, now_ns: int) -> int:
     _sweep(strategy, event, now_ns)
     engine, news = load_i64(strategy + _AT.engine), strategy + _HEAD_SIZE + _SCRATCH.news
     decides = load_u8(event + _EVENT.flags) & _DECIDES != 0
-    verdict = before = tag_of(engine, locate)
-    version = 0
+    before, version = tag_of(engine, locate), 0
+    if flags & RUN_BEGAN:
+        forget(engine, locate)
+    verdict = tag_of(engine, locate)
     if decides:
         version = _read_news(strategy, locate, news)
         bid_px, ask_px = load_i64(event + _EVENT.bid_px), load_i64(event + _EVENT.ask_px)
@@ -341,7 +253,8 @@ class Strategy:
     """Own the agent's memory and its two outgoing rings; `addr` goes to `work`.
 
     events, fills: addresses of the rings of BOOK_EVENT and FILL; news: address of the NEWS cells by
-    locate, 0 = none; plan: a plan's state, 0 = model off; recorder: Recorder.addr, 0 = none.
+    locate, 0 = none; plan: a plan's state; rule: LinearRule.addr (neither = model off); recorder:
+    Recorder.addr, 0 = none.
     journal_decisions: a key of JOURNAL.
     trading, contradiction: keyword parameters of TradingModel and ContradictionEngine.
     """
@@ -355,6 +268,7 @@ class Strategy:
         fills: int,
         news: int = 0,
         plan: int = 0,
+        rule: int = 0,
         recorder: int = 0,
         intents_capacity: int = 1_024,
         decisions_capacity: int = 4_096,
@@ -376,7 +290,7 @@ class Strategy:
         self.head: Any = segment.words(self.addr, STRATEGY.size // 8).view(STRATEGY.dtype)[0]
         words = {
             "features": self.features.addr, "normalisation": self.normalisation.addr,
-            "engine": self.engine.addr, "model": self.model.addr, "plan": plan, "news": news,
+            "engine": self.engine.addr, "model": self.model.addr, "plan": plan, "rule": rule, "news": news,
             "recorder": recorder, "events": events, "fills": fills, "intents": self.intents,
             "decisions": self.decisions, "symbols_max": symbols_max, "interval_ns": interval_ns,
             "journal": JOURNAL[journal_decisions], "journal_tags": int(journal_tags),

@@ -36,7 +36,7 @@ from nimbus.messages import (
     TAG_UNDERHYPE,
 )
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import load_f64, load_i64, store_f64, store_i64
+from ringbuf.memory import clear, load_f64, load_i64, store_f64, store_i64
 from ringbuf.records import record
 from ringbuf.segment import Segment
 from strategy.features.arithmetic import LN2, decay, log_ratio
@@ -131,6 +131,12 @@ def reason_of(engine: int, locate: int) -> int:
 def item_of(engine: int, locate: int) -> int:
     """Return the newest material news item seen, 0 = none."""
     return load_i64(row(engine, locate) + _AT.item_id)
+
+
+@kernel
+def forget(engine: int, locate: int) -> None:
+    """Drop what was seen of a symbol: its feed began anew.  locate is assumed to be in range."""
+    clear(row(engine, locate), _ROW_SIZE)
 
 
 @inlined

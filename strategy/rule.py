@@ -3,6 +3,9 @@
 It leans with the pressure in the book: the expected return is a sum of a few order-flow features.  Being a
 plan like any other it runs through the same kernel, with the same dropout; but nothing in it was learned, and
 every report says so.  GELU(x) - GELU(-x) = x, so pairs of units carry the sum through both layers exactly.
+
+`LinearRule` is the same rule without the plan: the sum itself, in nanoseconds and without dropout, for venues
+and benchmarks where an answer must cost nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +16,10 @@ import numpy as np
 
 from bicep.plan import Weights, encode
 from nimbus.messages import NEWS_DIMENSIONS, TAG_NAMES
+from ringbuf.jit import inlined
+from ringbuf.memory import load_f64
+from ringbuf.records import record
+from ringbuf.segment import Segment
 from strategy.features import COLUMNS, INDEX
 
 HIDDEN: Final = (128, 64)
@@ -41,3 +48,35 @@ def rule_image() -> bytes:
         biases=np.array([0.0, 2.0 * np.log(SIGMA_BP)], np.float32),
     )
     return encode([weights] * len(TAG_NAMES), [0] * len(TAG_NAMES), BASIS_POINT)
+
+
+LINEAR = record(
+    "LINEAR",
+    f"""
+    {COLUMNS}f8 weights   expected return for one unit of each normalised feature
+    f8  variance    variance of the return that it admits not to know
+    7i8 pad         zero
+    """,
+)
+_L = LINEAR.at
+
+
+@inlined
+def linear_answer(rule: int, inputs: int) -> float:
+    """Return the expected return: the weighted sum of normalised, hence finite and bounded, inputs."""
+    total = 0.0
+    for column in range(COLUMNS):
+        total += load_f64(rule + _L.weights + column * 8) * load_f64(inputs + column * 8)
+    return total
+
+
+class LinearRule:
+    """Own the LINEAR record of the fixed rule; `addr` goes to the strategy agent."""
+
+    def __init__(self, segment: Segment, name: str = "strategy.rule") -> None:
+        self.addr = segment.allocate(name, LINEAR.size)
+        row = segment.array(name, LINEAR)[0]
+        for column, weight in LEAN_BP.items():
+            row["weights"][INDEX[column]] = weight * BASIS_POINT
+        row["variance"] = (SIGMA_BP * BASIS_POINT) ** 2
+        self.image = bytes(row.tobytes())

@@ -157,3 +157,38 @@ def mold_messages(capture: bytes) -> list[tuple[int, bytes]]:
             block += 2 + length
         at += 16 + size
     return out
+
+
+def pcapng_blocks(text: bytes) -> list[tuple[int, bytes]]:
+    """Read (type, body) of each block of a little-endian pcapng file, strictly."""
+    out, at = [], 0
+    while at < len(text):
+        kind, size = struct.unpack_from("<II", text, at)
+        assert size % 4 == 0
+        assert 12 <= size <= len(text) - at
+        assert struct.unpack_from("<I", text, at + size - 4)[0] == size
+        out.append((kind, text[at + 8 : at + size - 4]))
+        at += size
+    return out
+
+
+def pcapng_options(text: bytes) -> dict[int, bytes]:
+    """Read the options of a block up to their end mark."""
+    out, at = {}, 0
+    while True:
+        code, size = struct.unpack_from("<HH", text, at)
+        if code == 0:
+            assert size == 0
+            assert at + 4 == len(text)
+            return out
+        out[code] = text[at + 4 : at + 4 + size]
+        at += 4 + size + -size % 4
+
+
+def pcapng_packet(body: bytes) -> tuple[int, bytes, int]:
+    """Read (ns, frame, length on the wire) of an enhanced packet block of interface 0, without options."""
+    number, high, low, kept, wire = struct.unpack_from("<IIIII", body)
+    assert number == 0
+    assert len(body) == 20 + kept + -kept % 4
+    assert body[20 + kept :] == b"\0" * (-kept % 4)
+    return high << 32 | low, body[20 : 20 + kept], wire

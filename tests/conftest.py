@@ -23,6 +23,11 @@ DAY_SEED, DAY_MESSAGES, DAY_SYMBOLS = 2, 60_000, 8
 SHARED = pathlib.Path(os.environ.get("CONTRAFUSION_SHARED", pathlib.Path(__file__).parents[2] / "shared"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that compile every kernel: one worker does, while others run the rest."""
+    items.sort(key=lambda item: item.path.name != "test_purity.py")
+
+
 @pytest.fixture
 def shared_data() -> pathlib.Path:
     """Return the folder of real captures and news, or skip."""
@@ -48,3 +53,12 @@ def first_replay(day, tmp_path_factory):
     from replays import replay
 
     return replay(day, tmp_path_factory.mktemp("first") / "out")
+
+
+@pytest.fixture
+def rig():
+    """Return two network namespaces joined by a cable, or skip."""
+    from net.rig import Rig
+
+    with Rig() as joined:
+        yield joined

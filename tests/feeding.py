@@ -60,12 +60,14 @@ class Fed:
         self.messages: list[tuple[int, bytes]] = []
         self.times: list[int] = []
 
-    def frame(self, data: bytes, link: str = "ethernet", wire_size: int | None = None) -> int:
+    def frame(
+        self, data: bytes, link: str = "ethernet", wire_size: int | None = None, recv_ns: int = 0
+    ) -> int:
         """Offer one frame; return the status of open_packet."""
         buffer = ctypes.create_string_buffer(data, max(len(data), 1))
         self.row["frame_at"], self.row["size"] = ctypes.addressof(buffer), len(data)
         self.row["wire_size"] = len(data) if wire_size is None else wire_size
-        self.row["link"] = LINKS[link]
+        self.row["link"], self.row["recv_ns"] = LINKS[link], recv_ns
         status = open_packet(self.feed.addr, self.packet)
         self.drain()
         return status

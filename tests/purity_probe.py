@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 PACKAGES = ("ringbuf", "nimbus", "bicep", "strategy")
-MODULES = ("daemon.pipeline",)
+MODULES = ("daemon.pipeline", "daemon.loops")
 
 
 def dispatchers() -> dict[str, Any]:
@@ -47,6 +47,9 @@ def main() -> None:
 
     warm_kernels(Config())
     walk_books()
+    warm_wire()
+    warm_loops()
+    warm_exchange()
     exchange_messages()
     load_all()
     compiled = {name: fn for name, fn in dispatchers().items() if fn.signatures}
@@ -71,6 +74,61 @@ def walk_books() -> None:
         capture.write_bytes(_ONE_MESSAGE)
         words = ["book", str(capture), "--bbo", f"{folder}/b.csv", "--depth", f"{folder}/d.csv"]
         assert contrafusion(words) == 0
+
+
+def warm_wire() -> None:
+    """Compile what a live feed runs besides."""
+    from nimbus.feed.dpdk import warm_bridge
+    from nimbus.feed.recorder import RECORDER, pack_block
+    from nimbus.feed.source import warm_sources
+    from nimbus.feed.udp_send import warm_sender
+
+    warm_sources()
+    warm_bridge()
+    warm_sender()
+    blank, block = np.zeros(1, RECORDER.dtype), np.zeros(8, np.int64)
+    blank["ring"] = block.ctypes.data  # one block, which is not ready
+    assert pack_block(blank.ctypes.data) == 0
+
+
+def warm_loops() -> None:
+    """Compile the loops of the live placements."""
+    from daemon.config import Config
+    from daemon.settings import adjusted
+    from daemon.system import System
+    from daemon.threads import LOOPS, create_loops
+    from ringbuf.agent import request_stop
+
+    wire = {"feed.source": "udp", "feed.address": "127.0.0.1", "feed.line_a": "127.0.0.1:26477"}
+    config = adjusted(Config(), wire | {"venue.kind": "fix", "book.live_orders_max": 65_536})
+    system = System(config, None)
+    request_stop(system.control_addr)
+    for placement in LOOPS:
+        create_loops(system.segment, system.pipeline, config.run, placement, lambda *_: None)
+    system.close()
+
+
+def warm_exchange() -> None:
+    """Compile what `contrafusion venue` runs."""
+    import dataclasses
+    import tempfile
+
+    from daemon.exchange import warm_up
+    from daemon.exchange_config import ExchangeConfig
+    from daemon.exchange_system import ExchangeSystem
+
+    with tempfile.TemporaryDirectory() as folder:
+        base = ExchangeConfig()
+        system = ExchangeSystem(
+            dataclasses.replace(
+                base,
+                flow=dataclasses.replace(base.flow, source="none"),
+                run=dataclasses.replace(base.run, folder=folder),
+                rerequest=dataclasses.replace(base.rerequest, port=0),
+            )
+        )
+        warm_up(system)
+        system.close()
 
 
 def exchange_messages() -> None:

@@ -9,7 +9,7 @@ from market import AT, NS, Market, find_ref, read_cell
 
 from nimbus.book.invariants import FAULTS, check_books
 from nimbus.book.owner import symbol_word
-from nimbus.book.publish import TOP_CELL, mark, mark_all, publish_depth, write_event
+from nimbus.book.publish import DEPTH_CELL, TOP_CELL, mark, mark_all, publish_depth, write_event
 from nimbus.book.snapshot import state_hash
 from nimbus.messages import (
     BOOK_CROSSED,
@@ -18,6 +18,7 @@ from nimbus.messages import (
     BOOK_INCOMPLETE,
     BOOK_ONE_SIDED,
     BOOK_STALE,
+    DEPTH,
     DEPTH_CHANGED,
     SELL,
     STATE_CHANGED,
@@ -111,9 +112,18 @@ def test_a_book_event_tells_the_change_the_top_and_five_levels_of_depth(market):
         "bid_px": 99, "ask_px": 101, "bid_qty": 1, "ask_qty": 6, "bid_depth_qty": 15, "ask_depth_qty": 146,
         "trade_px": 101, "trade_qty": 4, "order_ref": 21, "locate": 1, "cause": ord("E"),
         "flags": TOP_CHANGED | TRADED | DEPTH_CHANGED, "state": 0, "status": 0, "short_sale": 0,
-        "resting_side": SELL,
+        "resting_side": SELL, "run": 0,
     }  # fmt: skip
     assert not event["pad"].any()
+
+
+def test_an_event_says_how_often_the_books_began_anew(market):
+    event = np.zeros(1, BOOK_EVENT.dtype)
+    for run in range(3):
+        market.add(1, b"B", 100)
+        write_event(market.state, market.change.ctypes.data, event.ctypes.data)
+        assert int(event["run"][0]) == run
+        market.books.reset()
 
 
 def test_an_event_of_a_refused_message_reads_no_book_that_does_not_exist(market):
@@ -151,3 +161,18 @@ def test_after_a_reset_nothing_is_left_but_counters_and_update_numbers(market):
     assert find_ref(market.state, 5) == -1
     assert market.books.counters()["resets"] == 1
     assert market.add(5, b"B", 100) > 0
+
+
+def test_marks_of_the_market_as_a_whole_show_in_events_and_depths_and_leave_the_cells_alone(market):
+    market.add(1, b"B", 100)
+    update = market.books.top(1)["update"]
+    event, depth = np.zeros(1, BOOK_EVENT.dtype), np.zeros(DEPTH_CELL, np.uint8)
+    for marks, cleared in ((BOOK_STALE, 0), (BOOK_INCOMPLETE, BOOK_STALE), (0, BOOK_INCOMPLETE)):
+        mark(market.state, 0, marks, cleared, 0)
+        write_event(market.state, market.change.ctypes.data, event.ctypes.data)
+        publish_depth(market.state, 1)
+        depth_at = market.state.depths + DEPTH_CELL
+        read_cell(depth_at, depth.ctypes.data, DEPTH.size)
+        assert int(event["status"][0]) == depth[DEPTH.at.status] == BOOK_ONE_SIDED | marks
+        top = market.books.top(1)
+        assert (top["status"], top["update"]) == (BOOK_ONE_SIDED, update)

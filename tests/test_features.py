@@ -20,6 +20,7 @@ from strategy.features import (
     COLUMNS,
     INDEX,
     NAMES,
+    RUN_BEGAN,
     TWO_SIDED,
     VECTOR_WRITTEN,
     Features,
@@ -162,6 +163,21 @@ def test_an_event_from_the_past_is_taken_now_and_counted():
         r.feed(quote(late, (1_000_000, 7)))
     assert rig.features.counters()["back_in_time"] == 1
     np.testing.assert_array_equal(rig.features.vector(1), twin.features.vector(1))
+
+
+def test_the_first_event_of_a_new_run_finds_the_symbol_as_if_never_seen():
+    rig, fresh = Rig(), Rig()
+    for event in random_events(3, 200):
+        rig.feed(event)
+    rig.event["run"] = 1
+    later = random_events(4, 200)  # from the same time of day again
+    for number, event in enumerate(later):
+        flags = fresh.feed(event)
+        assert rig.feed(event) == flags | (RUN_BEGAN if number == 0 else 0)
+        assert rig.features.rows["vector"][1].tobytes() == fresh.features.rows["vector"][1].tobytes()
+        assert rig.features.rows["warm"][1] == fresh.features.rows["warm"][1]
+    assert rig.features.counters()["back_in_time"] == fresh.features.counters()["back_in_time"]
+    assert fresh.features.rows["warm"][1] != 0
 
 
 def test_symbols_do_not_touch_each_other():

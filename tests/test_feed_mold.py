@@ -13,12 +13,16 @@ SESSION, OTHER = b"000010059B", b"000010060C"
 HEARTBEAT, END = 0, 0xFFFF
 
 
-def message(number: int) -> bytes:
-    return c.itch("D", 19, ts_ns=number)
+SECOND = 10**9
 
 
-def datagram(first: int, count: int = 1, session: bytes = SESSION) -> bytes:
-    return c.mold(session, first, [message(first + k) for k in range(count)])
+def message(number: int, later: int = 0) -> bytes:
+    return c.itch("D", 19, ts_ns=number + later)
+
+
+def datagram(first: int, count: int = 1, session: bytes = SESSION, later: int = 0) -> bytes:
+    """Return `count` messages; each has its number as its exchange time, plus `later`."""
+    return c.mold(session, first, [message(first + k, later) for k in range(count)])
 
 
 def control(first: int, count: int, session: bytes = SESSION) -> bytes:
@@ -29,6 +33,15 @@ def fed(*datagrams: bytes, **options: int) -> Fed:
     feed = Fed(**options)
     for data in datagrams:
         feed.frame(c.frame(data))
+        assert feed.is_balanced()
+    return feed
+
+
+def fed_at(*timed: tuple[int, bytes], **options: int) -> Fed:
+    """Feed (receive time, datagram)s."""
+    feed = Fed(**options)
+    for recv_ns, data in timed:
+        feed.frame(c.frame(data), recv_ns=recv_ns)
         assert feed.is_balanced()
     return feed
 
@@ -84,7 +97,7 @@ def test_lines_a_and_b_in_one_file_give_each_number_once() -> None:
 
 
 def test_a_restart_is_believed_after_eight_agreeing_packets_and_loses_nothing() -> None:
-    again = [datagram(1 + 2 * k, 2) for k in range(12)]
+    again = [datagram(1 + 2 * k, 2, later=90) for k in range(12)]
     feed = fed(datagram(1, 90), *again[:7])
     assert (feed.feed.run, feed.feed.refused()) == (1, {"duplicate": 7})
     feed = fed(datagram(1, 90), *again)
@@ -95,13 +108,58 @@ def test_a_restart_is_believed_after_eight_agreeing_packets_and_loses_nothing() 
 
 
 def test_packets_that_do_not_continue_each_other_are_no_restart() -> None:
-    feed = fed(datagram(1, 90), *(datagram(1 + 3 * k, 2) for k in range(20)))
+    feed = fed(datagram(1, 90), *(datagram(1 + 3 * k, 2, later=90) for k in range(20)))
     assert (feed.feed.run, feed.feed.refused()) == (1, {"duplicate": 20})
 
 
 def test_a_session_that_goes_on_stops_a_restart() -> None:
-    feed = fed(datagram(1, 50), *(d for k in range(12) for d in (datagram(1 + k), datagram(51 + k))))
+    both = ((datagram(1 + k, later=900), datagram(51 + k)) for k in range(12))
+    feed = fed(datagram(1, 50), *(data for pair in both for data in pair))
     assert (feed.feed.run, numbers(feed)) == (1, list(range(1, 63)))
+
+
+def test_line_b_may_be_late_by_any_number_of_packets_of_a_quiet_market() -> None:
+    feed = fed(*(datagram(n) for n in range(1, 60)), *(datagram(n) for n in range(1, 60)), datagram(60))
+    assert numbers(feed) == list(range(1, 61))
+    assert (feed.feed.run, feed.feed.refused()) == (1, {"duplicate": 59})
+
+
+def test_the_newest_packet_repeated_is_no_restart_though_its_time_is_the_newest() -> None:
+    feed = fed(datagram(1), *(datagram(1) for _ in range(9)), *(c.mold(SESSION, 2, [message(7)]),) * 20)
+    assert (feed.feed.run, numbers(feed)) == (1, [1, 2])
+
+
+def test_coarse_times_that_are_all_the_same_make_no_restart_of_a_late_line() -> None:
+    coarse = [c.mold(SESSION, n, [c.itch("D", 19, ts_ns=5)]) for n in range(1, 40)]
+    feed = fed(*coarse, *coarse)
+    assert (feed.feed.run, feed.feed.refused()) == (1, {"duplicate": 39})
+
+
+def test_a_late_line_with_what_the_other_one_lost_is_no_restart_either() -> None:
+    feed = fed(datagram(1), *(datagram(n) for n in range(20, 40)), *(datagram(n) for n in range(2, 20)))
+    assert (feed.feed.run, numbers(feed)) == (1, [1, *range(20, 40)])
+
+
+def test_the_next_day_under_the_same_name_is_a_restart_because_the_session_was_silent() -> None:
+    day = [(n, datagram(n, later=500)) for n in range(1, 40)]
+    night = [(10 * SECOND, control(1, HEARTBEAT)), (40 * SECOND, control(1, HEARTBEAT))]  # numbered anew
+    morning = [(50 * SECOND + n, datagram(n)) for n in range(1, 12)]  # at earlier times of day
+    feed = fed_at(*day, *night, *morning)
+    assert numbers(feed) == [*range(1, 40), *range(1, 12)]
+    assert (feed.feed.run, feed.feed.refused()) == (2, {})
+    broken = [*morning[:3], *morning[4:], (51 * SECOND, datagram(12))]  # one is missing: eight come after it
+    feed = fed_at(*day, *night, *broken)
+    assert numbers(feed) == [*range(1, 40), *range(5, 13)]
+
+
+@pytest.mark.parametrize("alive", ["heartbeat", "duplicate"])
+def test_a_session_that_is_heard_is_not_silent(alive: str) -> None:
+    day = [(n, datagram(n, later=500)) for n in range(1, 40)]
+    sign = control(40, HEARTBEAT) if alive == "heartbeat" else datagram(39, later=500)
+    signs = [(k * 9 * SECOND, sign) for k in range(1, 5)]
+    late = [(40 * SECOND + n, datagram(n, later=500)) for n in range(1, 30)]
+    feed = fed_at(*day, *signs, *late)
+    assert (feed.feed.run, numbers(feed)) == (1, list(range(1, 40)))
 
 
 def test_one_packet_of_another_session_is_foreign() -> None:
@@ -195,27 +253,34 @@ def test_unknown_types_keep_their_number_and_the_rest_of_the_packet() -> None:
     assert feed.messages == [(1, message(1)), (5, message(5))]
 
 
+LATER = st.sampled_from([0, 0, 0, 20, 45, 100])
 ONE = st.builds(
     datagram,
     st.integers(0, 40), st.integers(1, 5), st.sampled_from([SESSION, SESSION, SESSION, OTHER, bytes(10)]),
+    LATER,
 )  # fmt: skip
 CONTROL = st.builds(
     control, st.integers(0, 45), st.sampled_from([0, 0, END]), st.sampled_from([SESSION, OTHER, bytes(10)])
 )
 RUN = st.builds(
-    lambda first, count, session: [datagram(first + k, 1, session) for k in range(count)],
-    st.integers(0, 30), st.integers(1, 20), st.sampled_from([SESSION, OTHER]),
+    lambda first, count, session, later: [datagram(first + k, 1, session, later) for k in range(count)],
+    st.integers(0, 30), st.integers(1, 20), st.sampled_from([SESSION, SESSION, OTHER]), LATER,
 )  # fmt: skip
-STREAM = st.lists(st.one_of(ONE.map(lambda d: [d]), CONTROL.map(lambda d: [d]), RUN), max_size=12)
+PART = st.one_of(ONE.map(lambda d: [d]), CONTROL.map(lambda d: [d]), RUN)
+PAUSE = st.sampled_from([0, 0, 1, SECOND, 10 * SECOND - 1, 10 * SECOND, 100 * SECOND, -SECOND])
+STREAM = st.lists(st.tuples(PAUSE, PART), max_size=12)
 
 
 @settings(max_examples=300, deadline=None)
 @given(STREAM, st.integers(1, 9))
-def test_any_stream_is_sequenced_as_by_the_slow_twin(stream: list[list[bytes]], agree: int) -> None:
-    feed, slow = Fed(agree=agree), SlowFeed(agree=agree)
-    for data in (d for part in stream for d in part):
-        feed.frame(c.frame(data))
-        slow.frame("ethernet", c.frame(data))
+def test_any_stream_is_sequenced_as_by_the_slow_twin(
+    stream: list[tuple[int, list[bytes]]], agree: int
+) -> None:
+    feed, slow, now_ns = Fed(agree=agree), SlowFeed(agree=agree), SECOND
+    for pause_ns, data in ((pause if n == 0 else 0, d) for pause, part in stream for n, d in enumerate(part)):
+        now_ns += pause_ns
+        feed.frame(c.frame(data), recv_ns=now_ns)
+        slow.frame("ethernet", c.frame(data), now_ns)
         assert feed.is_balanced()
         state = (feed.feed.run, feed.feed.stale, feed.feed.incomplete)
         assert state == (slow.run, slow.stale, slow.incomplete)
@@ -226,3 +291,52 @@ def test_any_stream_is_sequenced_as_by_the_slow_twin(stream: list[list[bytes]], 
     assert feed.feed.messages_by_type() == dict(slow.types)
     ignored = {"blocks", "empty_blocks", "wrong_protocol"}
     assert {k: v for k, v in feed.feed.counters().items() if v and k not in ignored} == dict(+slow.counts)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_no_merge_of_two_lines_however_late_gives_anything_but_each_number_once(data: st.DataObject) -> None:
+    """Packets of two lines, each of which may lose some, in any interleaving that keeps each line's order."""
+    sizes = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=40))
+    firsts = [1 + sum(sizes[:n]) for n in range(len(sizes))]
+    coarse = data.draw(st.sampled_from([1, 1, 3, 1_000]))
+    whole = [
+        c.mold(SESSION, first, [c.itch("D", 19, ts_ns=k // coarse) for k in range(first, first + size)])
+        for first, size in zip(firsts, sizes, strict=True)
+    ]
+    lost = [data.draw(st.one_of(st.just(set()), st.sets(st.integers(1, len(whole))))) for _ in "AB"]
+    lines = [[packet for n, packet in enumerate(whole) if n not in without] for without in lost]
+    order = data.draw(st.permutations([line for line in (0, 1) for _ in lines[line]]))
+    left = [iter(line) for line in lines]
+    feed = fed(*(next(left[line]) for line in order), agree=data.draw(st.integers(1, 8)))
+    assert feed.feed.run == 1
+    assert feed.feed.counters()["restarts"] == 0
+    assert numbers(feed) == sorted(set(numbers(feed)))
+    if not feed.feed.stale:
+        assert numbers(feed) == list(range(1, len(numbers(feed)) + 1))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    before=st.integers(1, 60), sizes=st.lists(st.integers(1, 4), min_size=8, max_size=30),
+    agree=st.integers(1, 8), repeats=st.booleans(), first=st.integers(1, 3), by_silence=st.booleans(),
+)  # fmt: skip
+def test_every_restart_at_a_low_number_is_followed_whole(
+    before: int, sizes: list[int], agree: int, repeats: bool, first: int, by_silence: bool
+) -> None:
+    """Genuine restarts: their times go on, or they come after a silence; what is above the old end too."""
+    old = [(n, datagram(n)) for n in range(1, before + 1)]
+    old += [(before + 1, data) for _, data in old if repeats]  # line B, whole and late
+    starts = [first + sum(sizes[:n]) for n in range(len(sizes))]
+    begin_ns, later = (11 * SECOND + before, 0) if by_silence else (before + 2, before)
+    new = [
+        (begin_ns + n, datagram(start, size, later=later))
+        for n, (start, size) in enumerate(zip(starts, sizes, strict=True))
+    ]
+    feed = fed_at(*old, *new, agree=agree)
+    below = 0  # packets wholly below the old end: enough of them to be believed
+    while below < len(new) and starts[below] + sizes[below] <= before + 1:
+        below += 1
+    if below >= agree:
+        assert numbers(feed) == [*range(1, before + 1), *range(first, first + sum(sizes))]
+        assert (feed.feed.run, feed.feed.incomplete) == (2, first > 1)

@@ -33,22 +33,22 @@ def test_the_bytes_of_a_record_are_what_the_layout_says():
     (stream,) = streams()
     stream.set_mono_offset(-1_000)
     assert stream.append(RecordType.LOG, b"hello", NOW)
-    body = struct.pack("<BBBBHHIqqq88s", 0xCF, 1, 0, 0x80, 20, 5, 7, 1, NOW - 1_000, NOW, b"hello")
+    body = struct.pack("<BBBBHHIqqq88s", 0xCF, 2, 0, 0x80, 20, 5, 7, 1, NOW - 1_000, NOW, b"hello")
     assert waiting(stream).tobytes() == struct.pack("<I", oracle.crc32c(body)) + body
-    assert waiting(stream).tobytes().hex().startswith("bad678f8cf01008014000500070000000100000000000000")
+    assert waiting(stream).tobytes().hex().startswith("8401b15acf02008014000500070000000100000000000000")
 
 
 def test_type_numbers_and_payload_layouts_never_change():
     numbered = """
-        1 RUN_START 2 INTENT 3 DENIAL 4 ORDER_OUT 5 CANCEL_OUT 6 EXECUTION 7 RAW 8 FILL 9 DECISION
-        10 STATE_CHANGE 11 LIMITS 12 NEWS 13 ALARM 14 COMMAND 15 ADJUSTMENT 16 CROSS 17 SESSION_IN
+        1 RUN_START 3 DENIAL 4 ORDER_OUT 5 CANCEL_OUT 6 EXECUTION 7 RAW 8 FILL 9 DECISION
+        10 STATE_CHANGE 11 LIMITS 12 NEWS 13 ALARM 15 ADJUSTMENT 16 CROSS 17 SESSION_IN
         18 SESSION_OUT 19 RUN_END 20 LOG
     """
     assert " ".join(f"{t.value} {t.name}" for t in RecordType) == " ".join(numbered.split())
     sizes = {RecordType(kind).name: layout.size for kind, layout in PAYLOADS.items()}
     assert sizes == {
-        "RUN_START": 88, "INTENT": 128, "FILL": 64, "STATE_CHANGE": 88, "LIMITS": 128, "NEWS": 64,
-        "ALARM": 88, "COMMAND": 88, "ADJUSTMENT": 88, "RUN_END": 88,
+        "RUN_START": 88, "FILL": 64, "STATE_CHANGE": 88, "LIMITS": 128, "NEWS": 64,
+        "ALARM": 88, "ADJUSTMENT": 88, "RUN_END": 88,
     }  # fmt: skip
     assert RUN_START.at.config_digest == 16
     assert ALARM.at.text == 24

@@ -9,7 +9,7 @@ from test_journal_log import NOW, run, streams
 
 from nimbus.journal.segments import BLOCK_RECORDS, HEADER_SIZE, JournalError
 from nimbus.journal.show import entries, show
-from nimbus.journal.types import ALARM, COMMAND, RecordType
+from nimbus.journal.types import ALARM, STATE_CHANGE, RecordType
 from nimbus.journal.verify import verify
 from nimbus.journal.writer import JournalWriter
 from nimbus.messages import JOURNAL
@@ -257,11 +257,11 @@ def test_show_decodes_filters_and_follows_a_story(tmp_path):
         stream.append(RecordType.ORDER_OUT, order, NOW)
         raw = b"8=FIX.4.4\x0117=X%d\x01" % number
         stream.append(RecordType.EXECUTION, execution.tobytes() + raw, NOW + 1)
-    command = np.zeros((), COMMAND.dtype)
-    command["what"], command["who"], command["why"] = b"arm", b"someone", b"a test"
+    change = np.zeros((), STATE_CHANGE.dtype)
+    change["new"], change["who"], change["why"] = 1, b"someone", b"a test"
     alarm = np.zeros((), ALARM.dtype)
     alarm["code"], alarm["text"] = 3, b"journal ring is low"
-    stream.append(RecordType.COMMAND, command, NOW)
+    stream.append(RecordType.STATE_CHANGE, change, NOW)
     stream.append(RecordType.ALARM, alarm, NOW)
     stream.append(RecordType.RAW, b"8=FIX.4.4\x0135=8\x01", NOW)
     stream.append(RecordType.SESSION_IN, b"\x00\x01", NOW)
@@ -275,7 +275,7 @@ def test_show_decodes_filters_and_follows_a_story(tmp_path):
         "decision": 41, "order": 1, "cl_ord_id": "0007000010000001",
     }  # fmt: skip
     assert (rows[1]["exec_id"], rows[1]["text"]) == ("E1", "8=FIX.4.4|17=X1|")
-    assert (rows[4]["what"], rows[4]["who"], rows[4]["why"]) == ("arm", "someone", "a test")
+    assert (rows[4]["new"], rows[4]["who"], rows[4]["why"]) == (1, "someone", "a test")
     assert (rows[5]["code"], rows[5]["text"]) == (3, "journal ring is low")
     assert (rows[6]["text"], rows[7]["hex"]) == ("8=FIX.4.4|35=8|", "0001")
     assert [row["order"] for row in show(tmp_path, registry, types={RecordType.EXECUTION})] == [1, 2]

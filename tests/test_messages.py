@@ -9,7 +9,7 @@ PINNED = {
     "PACKET": (64, {"frame_at": 0, "recv_ns": 8, "size": 24, "link": 32, "line": 35}),
     "TOP_OF_BOOK": (64, {"update": 0, "bid_px": 24, "locate": 56, "status": 59, "cause": 61}),
     "DEPTH": (704, {"update": 0, "locate": 24, "bids": 64, "asks": 384}),
-    "BOOK_EVENT": (128, {"seq": 0, "bid_px": 32, "trade_px": 80, "locate": 104, "flags": 107}),
+    "BOOK_EVENT": (128, {"seq": 0, "bid_px": 32, "trade_px": 80, "locate": 104, "flags": 107, "run": 112}),
     "CHANGE": (128, {"px": 24, "stamp": 48, "locate": 104, "cause": 106, "side": 107}),
     "NEWS": (3136, {"received_ns": 0, "score": 32, "embedding": 64}),
     "INTENT": (128, {"decision": 0, "px": 32, "mean": 48, "locate": 80, "kind": 84}),
@@ -29,7 +29,7 @@ PINNED = {
 @pytest.mark.parametrize("declared", m.RECORDS, ids=lambda r: r.name)
 def test_a_layout_changes_only_together_with_the_layout_version(declared):
     size, offsets = PINNED[declared.name]
-    assert m.LAYOUT_VERSION == 1
+    assert m.LAYOUT_VERSION == 2
     assert declared.size == size
     assert {field: getattr(declared.at, field) for field in offsets} == offsets
 

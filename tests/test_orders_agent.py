@@ -14,6 +14,7 @@ from nimbus.messages import (
     FILL_REJECTED,
     FILL_TRADE,
     HALTED,
+    INTENT_CANCEL,
     JOURNAL,
     KILLED,
     PENDING_CANCEL,
@@ -262,6 +263,19 @@ def test_a_cancel_of_an_ended_or_unknown_order_is_denied_and_changes_nothing(rig
     assert kinds(rig.fills())[-3:] == [FILL_CANCEL_REJECTED] * 3
 
 
+@pytest.mark.parametrize("cause", [2**35, 2**63 - 1, -1])
+def test_a_cancel_passes_whatever_its_cause_and_the_journal_has_the_cause_whole(rig, cause):
+    rig.send()
+    (new,) = rig.wires()
+    assert rig.send(kind=INTENT_CANCEL, order=1, cause_seq=cause) == 0
+    (cancel,) = rig.wires()
+    assert fields_of(cancel)[41] == fields_of(new)[11]
+    kind, payload = journal(rig)[-1]
+    assert kind == RecordType.CANCEL_OUT
+    assert as_record(payload, CANCEL_OUT)["cause_seq"] == cause
+    assert rig.send(cause_seq=cause) == Reason.INSANE  # an order is another matter
+
+
 def test_a_report_the_table_refuses_changes_nothing_and_is_an_alarm(rig):
     rig.send()
     rig.reports(1, "F", "2", qty=100, px=1_000_100)
@@ -379,6 +393,68 @@ def test_a_full_table_of_executions_stops_new_orders_and_still_books():
     assert rig.send() == Reason.HALTED
     rig.reports(1, "F", "1", qty=1, px=1_000_100)
     assert rig.position()["position_qty"] == 4
+    assert rig.orders.kill_switch.by_source()["executions"] == "HALTED"
+    assert rig.orders.kill_switch.by_source()["risk"] == "DISARMED"
+    assert rig.orders.alarms() == {}  # all of them are remembered
+
+
+def full_of_executions():
+    """Return an agent whose table of executions is full, with an order of 100 that has had 4."""
+    rig = Rig(executions_max=4)
+    rig.arm()
+    rig.send()
+    for _ in range(4):
+        rig.reports(1, "F", "1", qty=1, px=1_000_100)
+    return rig
+
+
+def test_what_a_full_table_cannot_remember_is_booked_once_with_an_alarm_and_its_repeats_are_not():
+    rig = full_of_executions()
+    fifth = rig.report(1, "F", "1", qty=10, px=1_000_100)
+    rig.deliver(fifth)
+    rig.deliver(fifth)
+    assert rig.receive() == 2
+    assert rig.position()["position_qty"] == 14
+    assert rig.orders.alarms() == {"unremembered": 1}
+    rig.reports(1, "F", "2", qty=86, px=1_000_100)  # the end, which is not remembered either
+    rig.deliver(fifth)
+    assert rig.receive() == 1
+    assert (rig.position()["position_qty"], rig.order(1)["cum_qty"]) == (100, 100)
+    assert rig.orders.counters()["repeated"] == 2
+    assert rig.orders.alarms() == {"unremembered": 2}
+    assert rig.orders.kill_switch.by_source()["executions"] == "HALTED"
+    assert rig.send() == Reason.HALTED
+
+
+def test_a_full_table_still_tells_repeats_and_conflicts_of_what_it_holds():
+    rig = full_of_executions()
+    rig.reports(1, "F", "1", qty=1, px=1_000_100, exec_id=2)
+    rig.reports(1, "F", "1", qty=2, px=1_000_100, exec_id=2)
+    assert rig.position()["position_qty"] == 4
+    assert rig.orders.counters()["repeated"] == 1
+    assert rig.orders.alarms() == {"conflicts": 1}
+
+
+def test_a_full_table_takes_other_reports_as_often_as_they_come():
+    rig = full_of_executions()
+    rig.cancel(1)
+    for _ in range(2):
+        rig.cancel_answer(1, "4", "4")
+    assert chr(rig.order(1)["status"]) == "4"
+    assert (rig.position()["position_qty"], rig.orders.alarms()) == (4, {})
+
+
+def test_what_a_partial_fill_left_can_be_sold_though_it_is_no_whole_lot():
+    rig = Rig(limits={"lot_qty": 100})
+    rig.arm()
+    assert rig.send(qty=100, tif=3) == 0
+    rig.reports(1, "F", "1", qty=30, px=1_000_100)
+    rig.reports(1, "C", "C")
+    assert rig.send(qty=20, side=SELL) == Reason.QTY
+    assert rig.send(qty=30, side=SELL, tif=3) == 0
+    assert rig.send(qty=30, side=SELL, tif=3) == Reason.QTY  # the first is under way
+    rig.reports(2, "F", "2", qty=30, px=1_000_000)
+    assert (rig.position()["position_qty"], rig.position()["open_orders"]) == (0, 0)
 
 
 def test_cancel_all_asks_once_for_each_open_order_oldest_first(rig):

@@ -14,6 +14,7 @@ from nimbus.orders.executions import (
     NEARLY_FULL,
     SAME,
     STORED,
+    UNKNOWABLE,
     UNSEEN,
     create_executions,
     lookup,
@@ -116,7 +117,18 @@ def test_the_numbers_of_cancel_requests_end_before_they_wrap():
     assert next_cancel_id(p.addr, AT, 5)
     take_cancel_id(p.addr)
     assert not next_cancel_id(p.addr, AT, 5)
-    assert not next_cancel_id(pool().addr, AT, CAUSE_MAX + 1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.one_of(st.integers(-(2**63), 2**63 - 1), st.just(CAUSE_MAX + 1)), max_size=20))
+def test_a_cancel_request_has_an_id_of_its_own_whatever_its_cause(causes):
+    p, seen = pool(), set()
+    for number, cause in enumerate(causes, 1):
+        assert next_cancel_id(p.addr, AT, cause)
+        assert take_cancel_id(p.addr) == number
+        assert id_number(AT) == (1000 + number) << 35 | cause & CAUSE_MAX
+        seen.add(BUFFER.raw[:16])
+    assert len(seen) == len(causes)
 
 
 @settings(max_examples=100, deadline=None)
@@ -171,7 +183,8 @@ def test_an_execution_is_seen_after_it_was_stored_and_other_contents_are_told_ap
         NEARLY_FULL,
         FULL,
     ]
-    assert lookup(table, 21, 1) == UNSEEN
+    assert lookup(table, 21, 1) == UNKNOWABLE
+    assert [lookup(table, 13, 1), lookup(table, 13, 2)] == [SAME, DIFFERENT]
     with pytest.raises(ValueError, match="power of two"):
         create_executions(Segment.anonymous(1 << 16), "executions", 6)
 

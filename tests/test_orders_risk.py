@@ -191,6 +191,37 @@ def test_a_limit_is_allowed_and_one_beyond_is_denied(limits, passes, fails, reas
     assert ready(**limits).send(**fails) == reason
 
 
+@pytest.mark.parametrize(
+    ("held", "working", "side", "qty", "passes"),
+    [
+        (30, 0, SELL, 30, True),
+        (-130, 0, BUY, 130, True),
+        (130, 100, SELL, 30, True),  # with the hundred on its way nothing would be left
+        (-130, 100, BUY, 30, True),
+        (30, 0, SELL, 29, False),
+        (30, 0, SELL, 31, False),
+        (30, 0, BUY, 30, False),
+        (130, 0, SELL, 30, False),
+        (30, 30, SELL, 30, False),
+        (0, 0, SELL, 30, False),
+        (-30, 0, SELL, 30, False),
+        (30, 30, SELL, 0, False),
+    ],
+)
+def test_an_odd_lot_leaves_only_when_it_closes_all_that_is_held(held, working, side, qty, passes):
+    rig = ready(lot_qty=100)
+    row = rig.position()
+    row["position_qty"] = held
+    row["open_buy_qty" if side == BUY else "open_sell_qty"] = working
+    assert rig.send(qty=qty, side=side) == (0 if passes else Reason.QTY)
+
+
+def test_an_odd_lot_is_still_bounded_by_the_largest_order():
+    rig = ready(lot_qty=100, qty_max=100)
+    rig.position()["position_qty"] = 130
+    assert rig.send(qty=130, side=SELL) == Reason.QTY
+
+
 def test_open_orders_are_bounded_per_symbol_and_in_total():
     rig = ready(symbol_open_orders_max=2, open_orders_max=3, position_max=10_000)
     assert [rig.send(), rig.send(), rig.send()] == [0, 0, Reason.OPEN_ORDERS]
@@ -205,6 +236,16 @@ def test_a_quiet_top_in_a_live_feed_is_not_stale_but_a_silent_feed_is():
     assert rig.send(recv_ns=NOW - 1000) == 0
     assert rig.send(recv_ns=NOW - 1001) == Reason.MARKET_DATA
     assert rig.orders.last_denial() == (1001, 1000)
+
+
+@pytest.mark.parametrize("marks", [1, 16])
+def test_a_mark_of_the_market_as_a_whole_denies_every_symbol(marks):
+    rig = ready()
+    rig.top(0, status=4 | marks)
+    assert [rig.send(), rig.send(locate=2)] == [Reason.MARKET_DATA] * 2
+    assert rig.orders.last_denial() == (-marks, 0)
+    rig.top(0, status=4)
+    assert rig.send() == 0
 
 
 def test_a_one_sided_book_is_priced_by_the_last_mark_and_denied_without_one():

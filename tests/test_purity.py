@@ -32,11 +32,20 @@ def test_no_kernel_allocates_raises_or_takes_the_gil(probe):
 @pytest.mark.timeout(1_800)
 def test_the_kernels_of_every_part_were_looked_at(probe):
     wanted = {
-        "daemon.pipeline.run_inline", "daemon.pipeline.settle", "nimbus.books_only.walk_books",
+        "daemon.pipeline.run_inline", "daemon.pipeline.settle", "daemon.loops.run_compact",
+        "daemon.loops.run_market", "daemon.loops.run_strategy", "daemon.loops.run_orders",
+        "nimbus.books_only.walk_books",
         "nimbus.feed.decode.open_packet", "nimbus.book.book.apply", "nimbus.book.publish.write_event",
         "strategy.agent.work", "bicep.plan.kernels.infer", "nimbus.orders.send.take_intent",
         "nimbus.orders.reports.receive", "nimbus.fix.parse.parse", "nimbus.venue.paper.receive",
         "nimbus.venue.queue_model.on_change", "nimbus.journal.log.append",
+        "nimbus.feed.source.next_of", "nimbus.feed.source.wait_readable", "nimbus.feed.udp_send.send_paced",
+        "nimbus.feed.recorder.pack_block", "nimbus.feed.af_packet.next_ring_frame",
+        "nimbus.feed.af_xdp.next_xdp_frame", "nimbus.feed.udp.next_datagram",
+        "nimbus.feed.dpdk.next_bridge_frame", "nimbus.feed.dpdk._follow",
+        "nimbus.venue.exchange_loop.run_exchange", "nimbus.venue.engine_flow.step_flow",
+        "nimbus.venue.engine_orders.new_order", "nimbus.venue.lines.transmit", "nimbus.venue.shadow.follow",
+        "nimbus.venue.rerequests.answer", "nimbus.venue.gateway.push_request",
         "nimbus.orders.link.transport_work", "nimbus.orders.doubt.doubt_pending",
         "nimbus.fix.transport.exchange", "nimbus.fix.receive._take", "nimbus.fix.frames.cut",
     }  # fmt: skip

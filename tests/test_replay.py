@@ -17,6 +17,7 @@ from reference.book import ReferenceBooks
 from replays import positions_of, realized_by_average_cost, replay
 
 from daemon.main import main
+from nimbus.feed.capture import CHUNK_SIZE
 from nimbus.messages import INTENT_NEW
 from nimbus.venue.generator import generate
 
@@ -71,7 +72,7 @@ def test_another_seed_gives_another_journal_and_the_same_books(small_day, small_
 
 
 def test_another_day_gives_another_journal(first_replay, small_replay):
-    for name in ("journal_hash", "book_state_hash"):
+    for name in ("journal_hash", "book_state_hash", "position_hash"):
         assert first_replay.summary[name] != small_replay.summary[name]
 
 
@@ -84,6 +85,34 @@ def test_a_packed_capture_gives_the_same_journal(packed, small_day, tmp_path):
     text = f'[news]\nfile = "{tmp_path / "small.news.jsonl"}"\n'
     unpacked = replay(small_day, tmp_path / "plain", text).summary
     assert replay(path, tmp_path / "out", text).summary["journal_hash"] == unpacked["journal_hash"]
+
+
+@pytest.fixture(scope="module")
+def long_day(tmp_path_factory) -> pathlib.Path:
+    """Return a day of several chunks of decompressed data."""
+    path = tmp_path_factory.mktemp("long") / "long.pcap"
+    generate(path, 8, 160_000, 6)
+    assert path.stat().st_size > 2 * CHUNK_SIZE
+    return path
+
+
+@pytest.fixture(scope="module")
+def long_replay(long_day, tmp_path_factory):
+    return replay(long_day, tmp_path_factory.mktemp("long-out"))
+
+
+@pytest.mark.parametrize("packed", ["gz", "zst"])
+def test_a_packed_capture_of_many_chunks_gives_the_same_books_and_journal(
+    packed, long_day, long_replay, tmp_path
+):
+    plain = long_day.read_bytes()
+    path = tmp_path / f"long.pcap.{packed}"
+    path.write_bytes(gzip.compress(plain, 1) if packed == "gz" else zstandard.compress(plain, 1))
+    shutil.copy(long_day.with_suffix(".news.jsonl"), tmp_path / "long.news.jsonl")
+    found, wanted = replay(path, tmp_path / "out").summary, long_replay.summary
+    assert wanted["orders"] > 100
+    names = ("book_state_hash", "position_hash", "journal_hash", "journal_records", "messages", "packets")
+    assert {name: found[name] for name in names} == {name: wanted[name] for name in names}
 
 
 def test_a_packed_capture_finds_the_news_beside_it(small_day, small_replay, tmp_path):
@@ -313,6 +342,18 @@ def test_the_journal_holds_and_its_hash_is_the_one_in_the_summary(first_replay, 
     ]
     assert end["messages"] == sum(summary["messages"].values())
     assert end["refused"] == 0
+    for name in ("book_state_hash", "position_hash"):
+        assert f"{end[name] & (2**64 - 1):016x}" == summary[name]
+        assert end[name] != 0
+
+
+def test_the_limits_in_force_stand_in_the_journal_before_the_first_order(first_replay):
+    (limits,) = first_replay.records("LIMITS")
+    assert (limits["version"], limits["qty_max"], limits["collar_bp"]) == (1, 1_000, 500)
+    sent = first_replay.records("ORDER_OUT")
+    assert {row["limits_version"] for row in sent} == {1}
+    assert limits["record"] < min(row["record"] for row in sent)
+    assert first_replay.records("ALARM") == []
 
 
 def test_the_summary_has_everything_that_others_read(first_replay):
@@ -441,6 +482,94 @@ def test_a_session_that_begins_in_the_last_datagrams_is_traded_and_starts_from_e
     rows = [path.with_suffix(".csv").read_text().splitlines()[1:] for path in (alone, both)]
     assert len(rows[0]) > 1
     assert rows[1][-len(rows[0]) :] == rows[0]
+
+
+# A session that begins anew while we trade.
+
+PATIENT = (  # every entry joins the best price and stays there
+    "[strategy]\ncross_edge_bp = 10000.0\nworking_max_s = 100000.0\nstop_bp = 0.0\ntrailing_bp = 0.0\n"
+)
+LATENCY_NS = 50_000  # of each way, as configured by default
+
+
+def _two_sessions(small_day, path: pathlib.Path, second: bytes, cut_ns: int) -> int:
+    """Write a day up to a time, and a minute later the whole again; return when it begins anew."""
+    packets = _datagrams(small_day.read_bytes())
+    early = [packet for packet in packets if packet[0] < cut_ns]
+    again = early[-1][0] + 60 * 10**9
+    shift_ns = again - packets[0][0]
+    frames = [(ns, frame(mold(b"FIRST     ", first, group))) for ns, first, group in early]
+    frames += [(ns + shift_ns, frame(mold(second, first, group))) for ns, first, group in packets]
+    path.write_bytes(pcap(frames))
+    return again
+
+
+def _datagrams(capture: bytes) -> list[tuple[int, int, list[bytes]]]:
+    """Read (Unix ns, first number, messages) of the datagrams of a little-endian ns pcap that have any."""
+    out, at, messages = [], 24, dict(mold_messages(capture))
+    while at < len(capture):
+        seconds, fraction, size = (int.from_bytes(capture[at + k : at + k + 4], "little") for k in (0, 4, 8))
+        header = capture[at + 16 + 42 : at + 16 + 62]
+        first, count = int.from_bytes(header[10:18], "big"), int.from_bytes(header[18:20], "big")
+        if 0 < count < 0xFFFF:
+            group = [messages[first + k] for k in range(count)]
+            out.append((seconds * 10**9 + fraction, first, group))
+        at += 16 + size
+    return out
+
+
+@pytest.mark.parametrize("second", [b"SECOND    ", b"FIRST     "], ids=["new session", "restart"])
+def test_a_session_that_begins_anew_ends_our_resting_orders_and_keeps_our_positions(
+    second, small_day, tmp_path
+):
+    path, alone = tmp_path / "two.pcap", tmp_path / "alone.pcap"
+    shutil.copy(small_day, alone)  # without its news
+    whole = replay(alone, tmp_path / "alone", PATIENT)
+    traded_ns = int(whole.fills[0]["ts_ns"])
+    later = [row for row in whole.orders if row["tif"] == "0" and int(row["sent_ns"]) > traded_ns]
+    patient = max(later, key=lambda row: int(row["updated_ns"]) - int(row["sent_ns"]))
+    _two_sessions(small_day, path, second, (int(patient["sent_ns"]) + int(patient["updated_ns"])) // 2)
+    found = replay(path, tmp_path / "out", PATIENT)
+    orders = {int(row["order"]): row for row in found.orders}
+    unasked = {
+        row["order"]: row["wall_ns"] for row in found.records("EXECUTION")
+        if row["exec_type"] == ord("4") and "|41=" not in row["text"] and orders[row["order"]]["tif"] == "0"
+    }  # fmt: skip
+    assert int(patient["order"]) in unasked  # it was at work
+    assert len(set(unasked.values())) == 1  # all of them ended at one time, that of the first messages
+    (begun_ns,) = set(unasked.values())
+    before = {n for n, row in orders.items() if int(row["sent_ns"]) + 2 * LATENCY_NS < begun_ns}
+    assert unasked.keys() <= before
+    assert len(before) < len(orders)  # and trading went on in the new run
+    assert all(int(orders[n]["updated_ns"]) <= begun_ns for n in before)
+    late = [fill for fill in found.fills if int(fill["ts_ns"]) > begun_ns]
+    assert late
+    assert {int(fill["order"]) for fill in late}.isdisjoint(before)
+    held = {name: row["qty"] for name, row in found.summary["positions"].items()}
+    assert held == positions_of(found.fills)
+    assert any(int(fill["ts_ns"]) < begun_ns for fill in found.fills)
+    assert found.summary["alarms"] == {}
+    again = replay(path, tmp_path / "again", PATIENT)
+    assert again.summary["journal_hash"] == found.summary["journal_hash"]
+
+
+def test_the_decisions_of_a_new_run_are_those_of_a_market_never_seen_before(small_day, tmp_path):
+    """Features restart with the books: digests of the second run are those of the day replayed alone."""
+    path = tmp_path / "two.pcap"
+    packets = _datagrams(small_day.read_bytes())
+    again_ns = _two_sessions(small_day, path, b"SECOND    ", packets[len(packets) // 2][0])
+    text = "[strategy]\nmargin_bp = 1000.0\n"  # nothing is traded
+    quiet = tmp_path / "alone.pcap"
+    shutil.copy(small_day, quiet)
+    two, alone = replay(path, tmp_path / "two", text), replay(quiet, tmp_path / "alone", text)
+    wanted = [(r["cause_seq"], r["features_digest"], r["warm"]) for r in alone.records("DECISION")]
+    found = [
+        (r["cause_seq"], r["features_digest"], r["warm"]) for r in two.records("DECISION")
+        if r["now_ns"] >= again_ns
+    ]  # fmt: skip
+    assert len(wanted) > 1_000
+    assert found == wanted
+    assert two.summary["book_state_hash"] == alone.summary["book_state_hash"]
 
 
 def _nothing(folder: pathlib.Path) -> pathlib.Path:

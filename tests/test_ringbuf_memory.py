@@ -234,3 +234,15 @@ def test_on_arm_the_same_kernels_become_ordering_instructions() -> None:
     assembly = target.create_target_machine(opt=2).emit_assembly(module)
     for instruction in ("ldar", "stlr", "dmb\tish\n", "dmb\tishld"):
         assert instruction in assembly
+
+
+@kernel
+def _half_words(addr: int, value: int) -> int:
+    atomics.store_release_u32(addr + 4, value)
+    return atomics.load_acquire_u32(addr + 4)
+
+
+def test_the_atomics_of_half_words_touch_their_four_bytes_alone():
+    words = np.full(2, -1, np.int64)
+    assert _half_words(words.ctypes.data, 0x1_0000_0000 + 0xFEDC_BA98) == 0xFEDC_BA98  # unsigned, cut
+    assert words.tolist() == [int.from_bytes(bytes.fromhex("ffffffff98badcfe"), "little", signed=True), -1]

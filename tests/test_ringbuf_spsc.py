@@ -126,12 +126,17 @@ def test_counts_below_one_move_nothing() -> None:
 
 def test_the_layout_is_pinned() -> None:
     bench = Bench(8)
-    assert spsc.HEADER_SIZE == 5 * 64
-    lines = [spsc.TAIL, spsc.HEAD_CACHE, spsc.HEAD, spsc.TAIL_CACHE, spsc.MASK]
+    assert spsc.HEADER_SIZE == 6 * 64
+    lines = [spsc.TAIL, spsc.MASK, spsc.HEAD, spsc.TAIL_CACHE, spsc.HEAD_CACHE]
     assert [at // 64 for at in lines] == [0, 1, 2, 3, 4]
-    assert spsc.REFUSED // 64 == spsc.TAIL_OWN // 64 == 1
+    assert spsc.RECORD_SIZE // 64 == 1
+    assert spsc.REFUSED // 64 == spsc.TAIL_OWN // 64 == 4
+    pairs = [{at // 128 for at in side} for side in ((spsc.HEAD, spsc.TAIL_CACHE),
+             (spsc.TAIL, spsc.HEAD_CACHE, spsc.REFUSED, spsc.TAIL_OWN))]  # fmt: skip
+    assert not pairs[0] & pairs[1], "no pair of lines has two writers"
+    assert bench.ring % 128 == 0
     assert (bench.view.capacity, bench.view.record_size) == (8, 24)
-    assert spsc.ring_size(8, SMALL) == 320 + 8 * 24
+    assert spsc.ring_size(8, SMALL) == 384 + 8 * 24
 
 
 def test_a_stale_cached_index_of_the_consumer_is_healed_by_recovery() -> None:

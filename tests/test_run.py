@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -18,9 +20,17 @@ import urllib.error
 import urllib.request
 
 import pytest
-from replays import SMALL, Outcome, environment, positions_of, replay
+from replays import SMALL, Outcome, environment, positions_of, replay, write_config
 
+from daemon.config import read_config
 from daemon.main import main
+from daemon.pipeline import run_inline
+from daemon.start_up import masked, terminable
+from daemon.system import ORDERS_STREAM, System
+from daemon.wind_down import cancel_working
+from nimbus.journal.types import RecordType
+from nimbus.messages import HALTED
+from nimbus.orders.kill_switch import CONTROL
 from ringbuf.segment import orphans
 
 DECIMAL = re.compile(r"-?\d+\.\d{4}")
@@ -31,6 +41,9 @@ SETTINGS = (
 POSITION_FIELDS = {
     "symbol", "qty", "avg_px", "mark_px", "realized_pnl", "unrealized_pnl", "open_buy_qty", "open_sell_qty",
     "limit_qty", "limit_used",
+}  # fmt: skip
+FILL_FIELDS = {
+    "exec_id", "cl_ord_id", "symbol", "side", "qty", "price", "liquidity", "strategy", "contradiction", "at",
 }  # fmt: skip
 ORDER_FIELDS = {
     "cl_ord_id", "symbol", "side", "type", "qty", "price", "leaves_qty", "cum_qty", "avg_px", "state",
@@ -58,7 +71,7 @@ def shared():
 class Daemon:
     """A daemon under test; `address` is where its endpoint answers."""
 
-    def __init__(self, folder, shared, capture, *, speed=100_000.0, port=0, text=SETTINGS, epoch=1):
+    def __init__(self, folder, shared, capture, *, speed=100_000.0, port=0, text=SETTINGS, epoch=1, cache=""):
         self.folder, self.log = folder, folder / "stderr.log"
         folder.mkdir(exist_ok=True)
         config = folder / "run.toml"
@@ -69,8 +82,9 @@ class Daemon:
         )
         words = [sys.executable, "-m", "daemon.main", "run", "--config", str(config)]
         with self.log.open("w") as log:
+            more = {"XDG_CACHE_HOME": str(cache)} if cache else {}
             self.child = subprocess.Popen(
-                words, env=environment(), stderr=log, stdout=subprocess.DEVNULL, cwd=folder
+                words, env=environment() | more, stderr=log, stdout=subprocess.DEVNULL, cwd=folder
             )
 
     def events(self) -> list[dict]:
@@ -202,6 +216,23 @@ def check_positions(daemon: Daemon) -> None:
     one = daemon.json(f"/positions/{symbol}")
     assert one["qty"] == page["items"][0]["qty"]
     assert {order["symbol"] for order in one["orders"]} == {symbol}
+    check_fills(one)
+
+
+def check_fills(one: dict) -> None:
+    """Hold the last fills of a symbol against its orders and its position."""
+    assert 0 < len(one["fills"]) <= 20
+    orders = {order["cl_ord_id"]: order for order in one["orders"]}
+    for fill in one["fills"]:
+        assert set(fill) == FILL_FIELDS
+        assert DECIMAL.fullmatch(fill["price"])
+        assert RFC3339.fullmatch(fill["at"])
+        assert fill["symbol"] == one["symbol"]
+        if order := orders.get(fill["cl_ord_id"]):
+            assert fill["side"] == order["side"]
+            assert fill["qty"] <= order["cum_qty"]
+    assert [fill["at"] for fill in one["fills"]] == sorted(fill["at"] for fill in one["fills"])
+    assert len({fill["exec_id"] for fill in one["fills"]} - {""}) == len(one["fills"])
 
 
 def check_orders(daemon: Daemon) -> None:
@@ -271,7 +302,6 @@ def test_a_second_run_of_the_same_epoch_is_refused_while_the_first_lives(capture
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "feed.capture is empty"),
         ('[feed]\ncapture = "none.pcap"\n', "none.pcap: No such file"),
         ('segment_directory = "/nonexistent"\n[feed]\ncapture = "none.pcap"\n', "/nonexistent"),
     ],
@@ -286,3 +316,155 @@ def test_a_run_that_cannot_begin_is_one_line(text, says, shared, tmp_path, monke
     assert len(lines) == 1
     assert says in lines[0]
     assert list(shared.iterdir()) == []
+
+
+def test_a_run_without_a_source_is_a_problem_of_the_configuration(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.toml").write_text("seed = 2\n")
+    assert main(["run", "--config", "run.toml"]) == 78
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("run.toml: feed.capture: is empty")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_kernels_compile_ends_the_start_and_leaves_no_segment(
+    number, capture, shared, tmp_path
+):
+    with running(tmp_path / "run", shared, capture, cache=tmp_path / "cache") as daemon:
+        deadline = time.monotonic() + 100
+        while not (shared / "contrafusion-1").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(1.0)  # inside the build, of which compiling takes minutes
+        assert daemon.stop(number) == 130
+        told = daemon.log.read_text()
+    assert list(shared.iterdir()) == []
+    assert told.splitlines()[-1] == "contrafusion run: interrupted"
+    assert "Traceback" not in told
+
+
+RESTING = (  # every entry joins the best price, and stays
+    "[strategy]\ncross_edge_bp = 10000.0\nworking_max_s = 100000.0\nagreement_min = 0.5\nstop_bp = 0.0\n"
+    "trailing_bp = 0.0\ntarget_bp = 0.0\n"
+)
+OPEN = {"pending_new", "new", "partially_filled"}
+
+
+def test_a_journal_that_fails_halts_trading_and_cancels_what_works(capture, shared, tmp_path):
+    with running(tmp_path / "run", shared, capture, speed=20.0, text=SETTINGS + RESTING) as daemon:
+        daemon.start()
+        deadline = time.monotonic() + 100
+        while not working(daemon) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        (segment,) = (tmp_path / "run/out/journal").glob("*.journal")
+        size = segment.stat().st_size
+        resource.prlimit(daemon.child.pid, resource.RLIMIT_FSIZE, (size, size))  # a full disk, for it alone
+        daemon.wait_for("journal_failed")
+        told = daemon.wait_for("orders_cancelled")
+        assert told["left"] == 0
+        assert daemon.json("/health")["state"] == "HALTED"
+        assert working(daemon) == []
+        assert daemon.stop() == 1
+        assert "Traceback" not in daemon.log.read_text()
+    assert list(shared.iterdir()) == []
+
+
+def working(daemon: Daemon) -> list[dict]:
+    """Return the orders that are open at the venue, of the first page."""
+    return [row for row in daemon.json("/orders?limit=500")["items"] if row["state"] in OPEN]
+
+
+def test_working_orders_are_cancelled_by_hand_once_the_hot_loop_has_ended(capture, tmp_path):
+    config = write_config(tmp_path / "c.toml", SETTINGS + RESTING)
+    with contextlib.closing(System(read_config(config), capture)) as system:
+        system.arm("test", "to trade")
+        for _ in range(200):  # 40 messages at a time, and stop with some orders at work
+            run_inline(system.pipeline, 40)
+            if system.orders.pool.open_count:
+                break
+        open_before = system.orders.pool.open_count
+        assert open_before > 0
+        system.orders.kill_switch.set(CONTROL, HALTED)
+        assert cancel_working(system) == 0
+        assert system.venue.open_orders() == []
+        assert system.orders.counters()["cancels_sent"] > 0
+        assert cancel_working(system) == 0  # nothing is left to do
+
+
+def test_with_no_room_in_the_journal_the_orders_that_are_left_are_counted(capture, tmp_path):
+    config = write_config(tmp_path / "c.toml", SETTINGS + RESTING)
+    with contextlib.closing(System(read_config(config), capture)) as system:
+        system.arm("test", "to trade")
+        for _ in range(200):
+            run_inline(system.pipeline, 40)
+            if system.orders.pool.open_count:
+                break
+        stream = system.streams[ORDERS_STREAM]
+        while stream.append(RecordType.LOG, b"full", system.now_ns):
+            pass
+        assert cancel_working(system) == system.orders.pool.open_count > 0
+
+
+@pytest.fixture
+def hooks(monkeypatch):
+    """Restore what an ended start leaves to its ending process."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+
+
+def begin(callback, fault: str = "") -> None:
+    """Build something under terminable(): a compiler calls back, and may fail by it."""
+    with terminable() as check:
+        callback()
+        if fault:
+            raise RuntimeError(fault)
+        check()
+
+
+@pytest.mark.usefixtures("hooks")
+def test_an_interrupt_that_a_callback_lost_still_ends_the_start(capsys):
+    """The compiler calls Python back through ctypes, where an exception is printed and lost."""
+    interrupted = ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(RuntimeError, match="its own"):
+        begin(ctypes.CFUNCTYPE(None)(lambda: None), "its own")
+    for fault in ("", "half-made"):
+        with pytest.raises(KeyboardInterrupt):
+            begin(interrupted, fault)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("hooks")
+def test_a_lost_interrupt_comes_again_while_the_build_goes_on():
+    interrupted = ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGTERM))
+    steps = []
+
+    def build() -> None:
+        with terminable():
+            interrupted()
+            for step in range(6_000):  # a minute of compiling
+                time.sleep(0.01)
+                steps.append(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        build()
+    assert len(steps) < 6_000
+
+
+@pytest.mark.usefixtures("hooks")
+def test_a_masked_signal_arrives_when_what_it_undoes_is_known():
+    made = []
+
+    def build() -> None:
+        with terminable(), masked() as unmask:
+            signal.raise_signal(signal.SIGTERM)
+            made.append("a segment")
+            try:
+                unmask()
+            except KeyboardInterrupt:
+                made.append("undone")
+                raise
+
+    with pytest.raises(KeyboardInterrupt):
+        build()
+    assert made == ["a segment", "undone"]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGTERM, signal.SIGINT} == set()

@@ -8,6 +8,7 @@ import pathlib
 import pytest
 
 from daemon.config import Config, config_hash, read_config
+from daemon.exchange_config import ExchangeConfig, read_exchange_config
 from daemon.settings import SettingsError, flatten, key_lines, to_toml
 from daemon.system import segment_size
 
@@ -30,14 +31,14 @@ def test_every_problem_is_listed_with_line_and_key(tmp_path):
     assert found[1].startswith("2: speeed: unknown key, allowed: admin, book,")
     assert found[2] == "5: risk.collar_bp: must be between 1 and 10000, got 0"
     assert found[3] == "6: risk.lot_qty: must be an integer, got 1.5"
-    assert found[4].startswith("8: venue.kind: unknown key")
+    assert found[4].startswith("8: venue.kind: must be a string")
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("seed = true", "an integer"),
-        ('[model]\nkind = "gpt"', "one of auto, fusionnet, rule, off"),
+        ('[model]\nkind = "gpt"', "one of auto, fusionnet, rule, linear, off"),
         ("[journal]\nring_records = 1000", "a power of two"),
         ("model = 3", "must be a table"),
         ("[venue]\norder_latency_us = nan", "must be a number"),
@@ -90,9 +91,13 @@ def test_a_tree_written_as_toml_reads_back_equal(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.name)
 def test_an_example_configuration_names_every_setting(path):
-    read_config(path)
+    tree = read_exchange_config(path) if path.name == "venue.toml" else read_config(path)
     named = key_lines(path.read_text())
-    assert [key for key, _, _ in flatten(Config()) if key not in named] == []
+    assert [key for key, _, _ in flatten(tree) if key not in named] == []
+
+
+def test_the_example_of_the_exchange_holds_its_defaults():
+    assert read_exchange_config(ROOT / "configs" / "venue.toml") == ExchangeConfig()
 
 
 @pytest.mark.parametrize("text", ["1969-12-31", "2100-01-01", "9999-12-31", "0001-01-01"])

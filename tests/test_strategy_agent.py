@@ -272,3 +272,22 @@ def test_two_runs_give_the_same_bytes():
 def test_an_unknown_way_to_journal_is_refused():
     with pytest.raises(KeyError, match="some"):
         Rig(journal_decisions="some")
+
+
+def test_a_new_run_of_the_feed_makes_a_symbol_cold_and_drops_its_tag_but_not_its_position():
+    rig = Rig()
+    rig.warm()
+    rig.publish(70, 2.0, item=41)
+    bought = rig.step(70.5)
+    rig.fill(70.5, FILL_TRADE, int(bought["decision"]), last_px=1_000_100, last_qty=100, position_qty=100)
+    rig.work(70.6)
+    again = rig.step(71, run=1, exch_ns=100 * S)  # the clock of the exchange may begin anywhere
+    assert (TAG_NAMES[bought["tag"]], TAG_NAMES[again["tag"]]) == ("underhype", "none")
+    assert TAG_REASONS[again["tag_reason"]] == "short_history"
+    assert bought["warm"] & ~again["warm"] != 0
+    assert rig.strategy.model.rows[5]["position_qty"] == 100
+    other = rig.step(72, locate=6, run=1, exch_ns=101 * S)
+    assert other["warm"] == again["warm"]
+    for n in range(70):
+        seen = rig.step(73 + n, run=1, exch_ns=(102 + n) * S)
+    assert TAG_REASONS[seen["tag_reason"]] == "settled_flat"  # the news holds once the market is known again

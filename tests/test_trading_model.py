@@ -296,6 +296,24 @@ def test_a_refused_cancel_leaves_the_order_working(kind):
     assert rig.decide(2, 0.0)[0] == "cancel_changed"
 
 
+@pytest.mark.parametrize("decision", [1, 2])  # the order's (told by the venue), its cancel's (by risk)
+def test_a_refused_cancel_of_an_older_order_says_nothing_about_the_one_that_works(decision):
+    rig = Rig(cross_edge=1.0)
+    rig.decide(0)
+    rig.report(FILL_ACCEPTED, order=77)
+    assert rig.decide(1, 0.0)[0] == "cancel_changed"
+    rig.report(FILL_TRADE, qty=500, position=500, order=77)  # it was filled before the cancel arrived
+    rig.report(FILL_TRADE, qty=500, position=0, side=SELL, decision=90, order=70)  # somebody else's
+    assert rig.decide(2)[0] == "enter_long"
+    rig.report(FILL_ACCEPTED, order=78)
+    assert rig.decide(3, 0.0) == ("cancel_changed", INTENT_CANCEL)
+    rig.report(FILL_CANCEL_REJECTED, order=77, decision=decision)
+    assert rig.decide(4, 0.0) == ("cancelling", 0)
+    assert rig.holding["order"] == 78
+    rig.report(FILL_CANCEL_REJECTED, order=78)
+    assert rig.decide(5, 0.0) == ("cancel_changed", INTENT_CANCEL)
+
+
 def test_an_order_of_a_silent_symbol_is_found_and_cancelled_when_overdue():
     rig = Rig(cross_edge=1.0)
     rig.decide(0)
@@ -324,6 +342,16 @@ def test_a_partial_fill_exits_with_what_was_filled():
     assert rig.state == "LONG"
     assert rig.decide(2, 0.0, **down)[0] == "exit_stop"
     assert rig.intent["qty"] == 300
+
+
+def test_an_exit_closes_an_odd_lot_whole_and_an_entry_is_in_lots():
+    rig = Rig(cross_edge=1.0, trailing=0.0, lot_qty=100)
+    rig.decide(0, tag_now=TAG_UNDERHYPE)
+    assert rig.intent["qty"] == 500
+    rig.report(FILL_TRADE, qty=130, leaves=370, px=1_000_000, position=130)
+    rig.report(FILL_CANCELLED)
+    assert rig.decide(1, 0.0, bid=979_900, ask=980_000)[0] == "exit_stop"
+    assert (rig.intent["qty"], rig.intent["side"]) == (130, SELL)
 
 
 def test_a_blocked_symbol_does_nothing_new():

@@ -474,3 +474,103 @@ def flushed(paper):
 def test_a_ring_that_cannot_hold_the_answers_to_one_request_is_refused():
     with pytest.raises(ValueError, match="66 are needed"):
         Paper(capacity=64)
+
+
+# A new run of the feed.
+
+
+def began_anew(paper):
+    """Empty the books as a new run of the feed does, and announce the symbols again."""
+    paper.books.reset()
+    for locate, symbol in ((1, b"ABC     "), (2, b"XYZ     ")):
+        assert paper.real(itch.DIRECTORY, locate=locate, symbol=symbol) >= 0
+
+
+def test_when_the_books_begin_anew_every_resting_order_is_cancelled_and_reported():
+    paper = Paper(report_latency_ns=7)
+    paper.add(1, "B", 1000, 100)
+    paper.new("a", "B", 1000, 10)
+    paper.new("b", "S", 1010, 20)
+    paper.new("c", "B", 990, 30, symbol="XYZ")
+    paper.execute(1, 100)
+    paper.books.reset()
+    receive(paper.venue.addr, paper.books.state, paper.now)
+    answers = paper.answers()
+    assert [short(answer) for answer in answers] == [
+        ("canceled", "a", 0, 0, 0), ("canceled", "b", 0, 0, 0), ("canceled", "c", 0, 0, 0)
+    ]  # fmt: skip
+    assert [answer["55"].strip() for answer in answers] == ["ABC", "ABC", "XYZ"]
+    assert {answer["due"] for answer in answers} == {paper.now + 7}
+    assert paper.venue.open_orders() == []
+    assert paper.venue.counters()["renewed"] == 3
+    assert paper.step() == []  # once
+
+
+def test_an_order_of_the_run_before_is_never_filled_by_the_run_after():
+    paper = Paper()
+    paper.add(1, "B", 1000, 100)
+    paper.new("a", "B", 1000, 10)
+    began_anew(paper)
+    paper.add(1, "B", 1000, 5)
+    paper.execute(1, 5)
+    paper.add(2, "S", 1000, 50)
+    assert paper.filled == 0
+    assert paper.step() == [("canceled", "a", 0, 0, 0)]
+    assert paper.cancel("x", "a") == [("too late", "a", 0, 0, 0)]
+
+
+def test_what_was_taken_in_one_run_is_there_again_in_the_next():
+    paper = Paper()
+    paper.add(1, "S", 1000, 100)
+    assert paper.new("a", "B", 1000, 60, ioc=True)[1] == ("trade", "a", 1000, 60, 0)
+    began_anew(paper)
+    paper.add(1, "S", 1000, 100)  # the same slot and the same arrival stamp
+    assert paper.new("b", "B", 1000, 100, ioc=True)[1] == ("trade", "b", 1000, 100, 0)
+
+
+def test_a_new_order_joins_the_new_book_as_if_there_had_been_no_other():
+    paper = Paper()
+    for ref in range(1, 40):
+        paper.add(ref, "B", 1000, 100)
+    began_anew(paper)
+    paper.add(1, "B", 1000, 70)
+    assert paper.new("a", "B", 1000, 10) == [("new", "a", 0, 0, 10)]
+    assert paper.ahead() == {"a": 70}
+    paper.add(2, "B", 1000, 5)
+    paper.execute(1, 70)
+    paper.execute(2, 5)
+    assert paper.said() == [("trade", "a", 1000, 5, 5)]
+
+
+def test_with_a_full_reports_ring_the_cancels_follow_as_room_comes_and_requests_wait():
+    paper = Paper(capacity=128, orders_max=256)
+    for number in range(150):
+        paper.new(f"o{number}", "B", 900, 1)
+    paper.new("fills", "B", 1000, 1)
+    paper.add(1, "S", 1000, 1)  # filled, and the report still owed or told
+    told = paper.said()
+    paper.books.reset()
+    paper.new("late", "B", 900, 1, step=False)
+    heard = []
+    for _ in range(4):
+        receive(paper.venue.addr, paper.books.state, paper.now)
+        heard.append(paper.said())
+    assert [len(part) for part in heard] == [128, 23, 0, 0]
+    assert told == [("trade", "fills", 1000, 1, 0)]
+    assert {what for what, *_ in heard[0] + heard[1][:22]} == {"canceled"}
+    assert heard[1][22] == ("rejected", "late", 0, 0, 0)  # handled last: the new books know no symbol yet
+    assert paper.venue.counters()["renewed"] == 150
+
+
+def test_a_fill_that_is_owed_is_told_before_the_cancel_of_the_rest():
+    paper = Paper(capacity=128, orders_max=256)
+    for number in range(129):
+        paper.new(f"o{number}", "B", 1000, 1)
+    paper.new("x", "B", 1000, 10)
+    paper.add(1, "S", 1000, 130)
+    assert paper.venue.counters()["deferred"] == 1
+    paper.books.reset()
+    assert len(paper.said()) == 128
+    assert paper.step() == [
+        ("trade", "o128", 1000, 1, 0), ("trade", "x", 1000, 1, 9), ("canceled", "x", 0, 0, 0)
+    ]  # fmt: skip

@@ -13,149 +13,34 @@ Nothing here checks anything: addresses and sizes come from a plan that was chec
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils
 
+from bicep import simd
 from bicep.masks import DROP_PROBABILITY
 from bicep.plan.layout import GROUP, LOG_VARIANCE_MAX, LOG_VARIANCE_MIN
 from ringbuf.memory import I64, lowered
 
-LANES: Final = 16
-_F32: Final = ir.FloatType()
-_I32: Final = ir.IntType(32)
-_VECTOR: Final = ir.VectorType(_F32, LANES)
-_WORDS: Final = ir.VectorType(_I32, LANES)
-_LINE: Final = 4 * LANES  # bytes of one vector
-
-# exp(r) for |r| <= ln(2)/2: Chebyshev interpolation of degree 6, relative error 2.6e-9.
-_EXP: Final = (
-    0.0013941118959337473,
-    0.008375134319067001,
-    0.04166635125875473,
-    0.16666415333747864,
-    0.5,
-    1.0,
-    1.0,
-)
-_LN2_HIGH, _LN2_LOW = 0.693359375, -0.00021219444005471377
-_EXP_MAX: Final = 87.0  # exp(87) = 6e37 is finite in float32
-
-Values = list[Any]
-
-
-def _splat(kind: Any, value: float) -> Any:
-    return ir.Constant(kind, [ir.Constant(kind.element, value)] * LANES)
-
-
-def _number(value: float) -> Any:
-    return _splat(_VECTOR, value)
-
-
-_ZERO: Final = _number(0.0)
-
-
-def _broadcast(b: Any, value: Any) -> Any:
-    vector = b.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.Constant(_I32, 0))
-    return b.shuffle_vector(vector, ir.Constant(_VECTOR, ir.Undefined), _splat(_WORDS, 0))
-
-
-def _call(b: Any, name: str, *args: Any) -> Any:
-    kind = ir.FunctionType(_VECTOR, [_VECTOR] * len(args))
-    return b.call(cast("Any", cgutils).get_or_insert_function(b.module, kind, f"llvm.{name}.v16f32"), args)
-
-
-def _fma(b: Any, x: Any, y: Any, z: Any) -> Any:
-    return _call(b, "fma", x, y, z)
-
-
-def _at(b: Any, base: Any, index: Any, scale: int, offset: int = 0) -> Any:
-    step = b.mul(index, ir.Constant(I64, scale)) if scale != 1 else index
-    return b.add(base, b.add(step, ir.Constant(I64, offset)) if offset else step)
-
-
-def _plus(b: Any, base: Any, offset: int) -> Any:
-    return b.add(base, ir.Constant(I64, offset)) if offset else base
-
-
-def _load(b: Any, addr: Any, offset: int = 0) -> Any:
-    return b.load(b.inttoptr(_plus(b, addr, offset), _VECTOR.as_pointer()), align=_LINE)
-
-
-def _store(b: Any, value: Any, addr: Any, offset: int = 0) -> None:
-    b.store(value, b.inttoptr(_plus(b, addr, offset), _VECTOR.as_pointer()), align=_LINE)
-
-
-def _scalar(b: Any, addr: Any, offset: int = 0, kind: Any = _F32) -> Any:
-    return b.load(b.inttoptr(_plus(b, addr, offset), kind.as_pointer()), align=4)
-
 
 def _keep(b: Any, word: Any, half: int, value: Any) -> Any:
     """Return value where the mask word's bit is set, else 0; half 0 = samples 0..15, 1 = 16..31."""
-    bits = b.lshr(word, ir.Constant(_I32, LANES)) if half else word
-    flags = b.bitcast(b.trunc(bits, ir.IntType(LANES)), ir.VectorType(ir.IntType(1), LANES))
-    return b.select(flags, value, _ZERO)
-
-
-def _clamp(b: Any, x: Any, low: float, high: float) -> Any:
-    """Clamp x; a NaN becomes a number here, so callers let NaN through by another path."""
-    x = b.select(b.fcmp_ordered(">", x, _number(low)), x, _number(low))
-    return b.select(b.fcmp_ordered("<", x, _number(high)), x, _number(high))
-
-
-def _exp(b: Any, x: Any) -> Any:
-    """Return exp of a vector within +-_EXP_MAX: 2^k times a polynomial of the rest."""
-    k = _call(b, "rint", b.fmul(x, _number(math.log2(math.e))))
-    rest = _fma(b, k, _number(-_LN2_LOW), _fma(b, k, _number(-_LN2_HIGH), x))
-    power = _number(_EXP[0])
-    for coefficient in _EXP[1:]:
-        power = _fma(b, power, rest, _number(coefficient))
-    shift = b.shl(b.fptosi(k, _WORDS), _splat(_WORDS, 23))
-    return b.bitcast(b.add(b.bitcast(power, _WORDS), shift), _VECTOR)
-
-
-def _gelu(b: Any, x: Any) -> Any:
-    cubic = _fma(b, b.fmul(x, x), _number(0.044715), _number(1.0))
-    twice = b.fmul(b.fmul(x, cubic), _number(-2 * math.sqrt(2 / math.pi)))
-    return b.fdiv(x, b.fadd(_number(1.0), _exp(b, _clamp(b, twice, -_EXP_MAX, _EXP_MAX))))
-
-
-def _loop(b: Any, count: Any, values: Values, body: Callable[[Any, Values], Values]) -> Values:
-    """Emit `for i in range(count): values = body(i, values)`; return the values after it."""
-    before = b.block
-    head, inside, after = (b.append_basic_block(name) for name in ("head", "inside", "after"))
-    b.branch(head)
-    b.position_at_end(head)
-    index = b.phi(I64)
-    carried = [b.phi(value.type) for value in values]
-    b.cbranch(b.icmp_signed("<", index, count), inside, after)
-    b.position_at_end(inside)
-    produced = body(index, carried)
-    following = b.add(index, ir.Constant(I64, 1))
-    for phi, first, later in zip(
-        [index, *carried], [ir.Constant(I64, 0), *values], [following, *produced], strict=True
-    ):
-        phi.add_incoming(first, before)
-        phi.add_incoming(later, b.block)
-    b.branch(head)
-    b.position_at_end(after)
-    return carried
+    bits = b.lshr(word, ir.Constant(simd.I32, simd.LANES)) if half else word
+    flags = b.bitcast(b.trunc(bits, ir.IntType(simd.LANES)), ir.VectorType(ir.IntType(1), simd.LANES))
+    return b.select(flags, value, simd.ZERO)
 
 
 def _tile_codegen(_ctx: Any, b: Any, args: list[Any]) -> None:
     target, start, tile, inputs, count = args
-    sums = [_load(b, start, _LINE * v) for v in range(4)]
+    sums = [simd.load(b, start, simd.LINE * v) for v in range(4)]
 
-    def step(k: Any, sums: Values) -> Values:
-        x = _broadcast(b, _scalar(b, _at(b, inputs, k, 4)))
-        row = _at(b, tile, k, 4 * _LINE)
-        return [_fma(b, _load(b, row, _LINE * v), x, total) for v, total in enumerate(sums)]
+    def step(k: Any, sums: simd.Values) -> simd.Values:
+        x = simd.broadcast(b, simd.scalar(b, simd.place(b, inputs, k, 4)))
+        row = simd.place(b, tile, k, 4 * simd.LINE)
+        return [simd.fma(b, simd.load(b, row, simd.LINE * v), x, total) for v, total in enumerate(sums)]
 
-    for v, total in enumerate(_loop(b, count, sums, step)):
-        _store(b, total, target, _LINE * v)
+    for v, total in enumerate(simd.loop(b, count, sums, step)):
+        simd.store(b, total, target, simd.LINE * v)
 
 
 @lowered(_tile_codegen)
@@ -165,23 +50,23 @@ def tile_product(target: int, start: int, tile: int, inputs: int, count: int) ->
 
 def _spread_codegen(_ctx: Any, b: Any, args: list[Any]) -> None:
     hidden, masks, count, target = args
-    scale = _number(1 / (1 - DROP_PROBABILITY))
+    scale = simd.number(1 / (1 - DROP_PROBABILITY))
 
-    def activate(i: Any, _: Values) -> Values:
-        at = _at(b, hidden, i, _LINE)
-        _store(b, b.fmul(_gelu(b, _load(b, at)), scale), at)
+    def activate(i: Any, _: simd.Values) -> simd.Values:
+        at = simd.place(b, hidden, i, simd.LINE)
+        simd.store(b, b.fmul(simd.gelu(b, simd.load(b, at)), scale), at)
         return []
 
-    def spread(unit: Any, _: Values) -> Values:
-        value = _broadcast(b, _scalar(b, _at(b, hidden, unit, 4)))
-        word = _scalar(b, _at(b, masks, unit, 4), kind=_I32)
-        at = _at(b, target, unit, 2 * _LINE)
+    def spread(unit: Any, _: simd.Values) -> simd.Values:
+        value = simd.broadcast(b, simd.scalar(b, simd.place(b, hidden, unit, 4)))
+        word = simd.scalar(b, simd.place(b, masks, unit, 4), kind=simd.I32)
+        at = simd.place(b, target, unit, 2 * simd.LINE)
         for half in (0, 1):
-            _store(b, _keep(b, word, half, value), at, _LINE * half)
+            simd.store(b, _keep(b, word, half, value), at, simd.LINE * half)
         return []
 
-    _loop(b, b.lshr(count, ir.Constant(I64, 4)), [], activate)
-    _loop(b, count, [], spread)
+    simd.loop(b, b.lshr(count, ir.Constant(I64, 4)), [], activate)
+    simd.loop(b, count, [], spread)
 
 
 @lowered(_spread_codegen)
@@ -191,28 +76,30 @@ def spread_samples(hidden: int, masks: int, count: int, target: int) -> None:
 
 def _group_codegen(_ctx: Any, b: Any, args: list[Any]) -> None:
     spread, count, group, masks, samples = args
-    tail = _at(b, group, count, 4 * GROUP)
-    biases = [_broadcast(b, _scalar(b, tail, 4 * unit)) for unit in range(GROUP)]
+    tail = simd.place(b, group, count, 4 * GROUP)
+    biases = [simd.broadcast(b, simd.scalar(b, tail, 4 * unit)) for unit in range(GROUP)]
     sums = [bias for bias in biases for _ in (0, 1)]
 
-    def step(j: Any, sums: Values) -> Values:
-        row, at = _at(b, group, j, 4 * GROUP), _at(b, spread, j, 2 * _LINE)
-        inputs = [_load(b, at), _load(b, at, _LINE)]
-        weights = [_broadcast(b, _scalar(b, row, 4 * unit)) for unit in range(GROUP)]
-        return [_fma(b, weights[n // 2], inputs[n % 2], total) for n, total in enumerate(sums)]
+    def step(j: Any, sums: simd.Values) -> simd.Values:
+        row, at = simd.place(b, group, j, 4 * GROUP), simd.place(b, spread, j, 2 * simd.LINE)
+        inputs = [simd.load(b, at), simd.load(b, at, simd.LINE)]
+        weights = [simd.broadcast(b, simd.scalar(b, row, 4 * unit)) for unit in range(GROUP)]
+        return [simd.fma(b, weights[n // 2], inputs[n % 2], total) for n, total in enumerate(sums)]
 
-    sums = _loop(b, count, sums, step)
-    scale = _number(1 / (1 - DROP_PROBABILITY))
-    heads = [_load(b, samples, _LINE * v) for v in range(4)]  # mean 0..15, 16..31, log variance the same
+    sums = simd.loop(b, count, sums, step)
+    scale = simd.number(1 / (1 - DROP_PROBABILITY))
+    heads = [
+        simd.load(b, samples, simd.LINE * v) for v in range(4)
+    ]  # mean 0..15, 16..31, log variance the same
     for unit in range(GROUP):
-        word = _scalar(b, masks, 4 * unit, kind=_I32)
-        weights = [_broadcast(b, _scalar(b, tail, 4 * (GROUP * head + unit))) for head in (1, 2)]
+        word = simd.scalar(b, masks, 4 * unit, kind=simd.I32)
+        weights = [simd.broadcast(b, simd.scalar(b, tail, 4 * (GROUP * head + unit))) for head in (1, 2)]
         for half in (0, 1):
-            value = _keep(b, word, half, b.fmul(_gelu(b, sums[2 * unit + half]), scale))
+            value = _keep(b, word, half, b.fmul(simd.gelu(b, sums[2 * unit + half]), scale))
             for head in (0, 1):
-                heads[2 * head + half] = _fma(b, value, weights[head], heads[2 * head + half])
+                heads[2 * head + half] = simd.fma(b, value, weights[head], heads[2 * head + half])
     for v, total in enumerate(heads):
-        _store(b, total, samples, _LINE * v)
+        simd.store(b, total, samples, simd.LINE * v)
 
 
 @lowered(_group_codegen)
@@ -227,10 +114,10 @@ def group_outputs(spread: int, count: int, group: int, masks: int, samples: int)
 def _finish_codegen(_ctx: Any, b: Any, args: list[Any]) -> None:
     (samples,) = args
     for half in (2, 3):
-        raw = _load(b, samples, _LINE * half)
-        variance = _exp(b, _clamp(b, raw, LOG_VARIANCE_MIN, LOG_VARIANCE_MAX))
+        raw = simd.load(b, samples, simd.LINE * half)
+        variance = simd.exp(b, simd.clamp(b, raw, LOG_VARIANCE_MIN, LOG_VARIANCE_MAX))
         numeric = b.fcmp_ordered("ord", raw, raw)
-        _store(b, b.select(numeric, variance, raw), samples, _LINE * half)
+        simd.store(b, b.select(numeric, variance, raw), samples, simd.LINE * half)
 
 
 @lowered(_finish_codegen)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
+from daemon.admin.fills import RecentFills, Trade
 from daemon.admin.text import average_px, money, time_text
 from daemon.config import config_hash
 from daemon.system import System
-from nimbus.messages import BUY, TOP_OF_BOOK
-from ringbuf.hot_thread import HotThread
+from daemon.threads import HotLoop
+from nimbus.messages import BUY, TAG_NAMES, TOP_OF_BOOK
 from ringbuf.jit import source_digest
 from ringbuf.seqlock import cell_size
 from ringbuf.seqlock import read as read_cell
@@ -21,30 +23,31 @@ _MS: Final = 1_000_000
 class SystemViews:
     """Reads of one system; everything here runs on the control loop and writes nothing."""
 
-    def __init__(self, system: System, thread: HotThread) -> None:
-        self._system, self._thread = system, thread
+    def __init__(self, system: System, loops: Sequence[HotLoop], fills: RecentFills) -> None:
+        self._system, self._loops, self._fills = system, tuple(loops), fills
         self._top_addr = system.segment.allocate("admin.top", TOP_OF_BOOK.size)
         self._top: Any = system.segment.array("admin.top", TOP_OF_BOOK)[0]
         self._started_ns = time.monotonic_ns()
-        self._beats = (-1, 0, time.monotonic_ns())  # messages, idle turns, when they last moved
+        self._pulses = {loop.name: (-1, self._started_ns) for loop in loops}  # pulse, when it last moved
 
-    def _beat_age_ns(self) -> int:
-        beats = (int(self._system.control["heartbeat"]), int(self._system.control["idle"]))
-        now_ns = time.monotonic_ns()
-        if beats != self._beats[:2]:
-            self._beats = (*beats, now_ns)
-        return now_ns - self._beats[2]
+    def _age_ns(self, loop: HotLoop) -> int:
+        pulse, now_ns = loop.pulse(), time.monotonic_ns()
+        if pulse != self._pulses[loop.name][0]:
+            self._pulses[loop.name] = (pulse, now_ns)
+        return now_ns - self._pulses[loop.name][1]
+
+    def _agent(self, loop: HotLoop) -> dict[str, Any]:
+        return {
+            "name": loop.name, "placement": loop.placement, "core": loop.thread.core,
+            "running": loop.thread.is_running, "beats": loop.beats(), "age_ns": self._age_ns(loop),
+        }  # fmt: skip
 
     def health(self) -> tuple[bool, dict[str, Any]]:
-        """State, hashes and the hot loop's heartbeat; a loop whose capture has ended is healthy."""
-        system, age_ns = self._system, self._beat_age_ns()
-        running = self._thread.is_running
-        stale = running and age_ns > system.config.run.heartbeat_max_ms * _MS
-        faulty = self._thread.error is not None
-        agent = {
-            "name": "market", "placement": "inline", "core": self._thread.core, "running": running,
-            "beats": int(system.control["heartbeat"]), "age_ns": age_ns,
-        }  # fmt: skip
+        """State, hashes and the heartbeat of each hot loop; one whose capture has ended is healthy."""
+        system, agents = self._system, [self._agent(loop) for loop in self._loops]
+        limit_ns = system.config.run.heartbeat_max_ms * _MS
+        stale = any(agent["running"] and agent["age_ns"] > limit_ns for agent in agents)
+        faulty = any(loop.thread.error is not None for loop in self._loops)
         hashes = {
             "config": config_hash(system.config), "code": source_digest(), "model": system.model.id,
         }  # fmt: skip
@@ -54,7 +57,7 @@ class SystemViews:
             "epoch": system.config.epoch,
             "uptime_ns": time.monotonic_ns() - self._started_ns,
             "hashes": hashes,
-            "agents": [agent],
+            "agents": agents,
             "clock": {"source": system.clock.kind_name, "market": time_text(system.now_ns)},
         }
 
@@ -91,12 +94,30 @@ class SystemViews:
         }
 
     def position(self, symbol: str) -> dict[str, Any] | None:
-        """One known symbol with its last orders; None for a symbol the feed has not announced."""
+        """One known symbol with its last orders and fills; None for one the feed has not announced."""
         locate = self._system.books.locate_of(symbol)
         if locate < 0:
             return None
         mine = [order for order in self.orders() if order["symbol"] == symbol]
-        return self._position(symbol, locate) | {"orders": mine[-_SYMBOL_ORDERS_MAX:]}
+        return self._position(symbol, locate) | {
+            "orders": mine[-_SYMBOL_ORDERS_MAX:],
+            "fills": [self._fill(symbol, trade) for trade in self._fills.last(locate)],
+        }
+
+    def _fill(self, symbol: str, trade: Trade) -> dict[str, Any]:
+        order = self._system.orders.pool.taken[trade.order - 1]
+        return {
+            "exec_id": trade.exec_id,
+            "cl_ord_id": bytes(order["cl_ord_id"]).decode("ascii"),
+            "symbol": symbol,
+            "side": "buy" if trade.side == BUY else "sell",
+            "qty": trade.qty,
+            "price": money(trade.px),
+            "liquidity": trade.liquidity,
+            "strategy": trade.strategy,
+            "contradiction": TAG_NAMES[int(order["tag"])],
+            "at": time_text(trade.now_ns),
+        }
 
     def orders(self) -> list[dict[str, Any]]:
         """Every order of the day, oldest first."""
@@ -139,6 +160,7 @@ class SystemViews:
         lines = [
             _metric("feed_packets_total", "counter", {"": feed["frames"]}),
             _metric("feed_messages_total", "counter", {"": int(system.control["heartbeat"])}),
+            _metric("feed_next_seq", "gauge", {"": int(system.feed.record["expected"])}),
             _metric("feed_gaps_total", "counter", {"": feed["gaps"]}),
             _metric("feed_refused_total", "counter", _labelled("reason", system.feed.refused())),
             _metric("book_updates_total", "counter", {"": books["tops"]}),
@@ -150,7 +172,11 @@ class SystemViews:
             _metric("orders_denied_total", "counter", _labelled("reason", system.orders.denials())),
             _metric("fills_total", "counter", {"": orders["trades"]}),
             _metric("journal_lost_total", "counter", {"": int(system.control["journal_lost"])}),
-            _metric("agent_heartbeat_age_seconds", "gauge", {"": self._beat_age_ns() / 1e9}),
+            _metric(
+                "agent_heartbeat_age_seconds",
+                "gauge",
+                _labelled("agent", {loop.name: self._age_ns(loop) / 1e9 for loop in self._loops}),
+            ),
             _metric("state", "gauge", _labelled("state", {system.orders.kill_switch.state: 1})),
         ]
         positions = {row["symbol"]: row["qty"] for row in self.positions()}

@@ -16,6 +16,8 @@ import orjson
 from daemon import bench
 from daemon.bench import Figures
 from daemon.doctor import machine_name
+from daemon.errors import CommandError, output_folder, writing
+from daemon.namespaces import NamespaceError, enter_user_namespace
 from daemon.progress import bar, showing_compilation
 from ringbuf.jit import on_compiled
 
@@ -24,6 +26,15 @@ STEPS: Final = 6 + max(bench.REPLAYS_OFF, bench.REPLAYS_ON)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    parser.add_argument(
+        "what", nargs="?", choices=("parts", "wire"), default="parts",
+        help="parts (default), or wire: tick-to-trade over a veth pair, next to an echo",
+    )  # fmt: skip
+    parser.add_argument("--seconds", type=float, default=20.0, help="wire: length of each run (default 20)")
+    parser.add_argument("--rate", type=int, default=2_000, help="wire: packets a second (default 2000)")
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=pathlib.Path("out/wire"), help="wire: folder (default out/wire)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
         "--itch", metavar="FILE", type=pathlib.Path,
@@ -148,6 +159,8 @@ def _steps(*, quiet: bool) -> Iterator[Callable[[str], object]]:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Measure and print the table, or one JSON object."""
+    if arguments.what == "wire":
+        return _wire(arguments)
     with _steps(quiet=arguments.json) as step:
         figures = measure(arguments.itch, step)
     machine = f"{machine_name()}, Python {platform.python_version()}"
@@ -166,4 +179,32 @@ def execute(arguments: argparse.Namespace) -> int:
         f"{figures['replay_on_fills']:,} fills; two replays left the same journal"
     )
     print("on a shared machine only ratios mean much: rerun when it is quiet")
+    return 0
+
+
+def _wire(arguments: argparse.Namespace) -> int:
+    """Measure tick-to-trade; leave distributions and a picture in the folder."""
+    from daemon.wire import bench as wire  # noqa: PLC0415  the rest of `bench` needs no network
+    from daemon.wire import report  # noqa: PLC0415
+
+    try:
+        enter_user_namespace("daemon.main", sys.argv[1:])
+        folder = output_folder(arguments.out)
+        session = wire.Session(folder, packets_per_s=arguments.rate, seconds=arguments.seconds)
+        result = wire.measure(session, lambda what: sys.stderr.write(f"{what} ...\n"))
+    except NamespaceError as error:
+        raise CommandError(str(error)) from None
+    rows = result["rows"]
+    machine = f"{machine_name()}, Python {platform.python_version()}"
+    with writing(folder):
+        (folder / "tick_to_trade.svg").write_text(report.picture(rows), encoding="utf-8")
+        for name, row in rows.items():
+            (folder / f"{name}.hgrm").write_text(report.distribution(row.pop("ticks_ns")), encoding="ascii")
+        result |= {"machine": machine}
+        (folder / "tick_to_trade.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+    if arguments.json:
+        sys.stdout.write(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode() + "\n")
+    else:
+        print(report.table(rows))
+        print(f"\nmachine: {machine}; {result['packets_per_s']:,} packets/s; see {folder}")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import pathlib
 import sys
 from typing import Any
@@ -14,7 +15,7 @@ from daemon.config import Config, read_config
 from daemon.errors import CommandError, writing
 from daemon.progress import bar, showing_compilation
 from daemon.system import close_input, map_segment, open_capture
-from nimbus.book.export import LEVELS_MAX, Export, bbo_header, csv_text, depth_header
+from nimbus.book.export import LEVELS_MAX, Export, bbo_header, csv_field, csv_text, depth_header
 from nimbus.book.owner import Books, table_sizes
 from nimbus.books_only import NEED_INPUT, walk_books
 from nimbus.feed.capture import CaptureError, CaptureSource
@@ -42,9 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class CsvFile:
     """One output: rows as CSV; a symbol column from the moment a second symbol shows, for all rows."""
 
-    def __init__(self, path: pathlib.Path, export: Export, books: Books, *, is_bbo: bool, one: bool) -> None:
-        self._path, self._export, self._books, self._is_bbo, self._one = path, export, books, is_bbo, one
+    def __init__(self, path: pathlib.Path, export: Export, *, is_bbo: bool, one: bool) -> None:
+        self._path, self._export, self._is_bbo, self._one = path, export, is_bbo, one
         self._several = False
+        self._written: list[
+            tuple[str, int]
+        ] = []  # while there is no column: labels, and rows with each in turn
         self.rows = 0
         self._file = path.open("w", encoding="ascii", newline="")
         self._file.write(self._header())
@@ -56,20 +60,23 @@ class CsvFile:
 
     def drain(self) -> None:
         """Write the rows that wait."""
-        rows = self._export.drain()
-        if not self._one and not self._several and len(self._books.symbols()) > 1:
+        rows, labels = self._export.drain()
+        if not self._one and not self._several and self._export.several:
             self._several = True
             self._add_column()
+        if not self._several:
+            self._written += [(label, len(list(same))) for label, same in itertools.groupby(labels)]
         self.rows += len(rows)
-        self._file.write(csv_text(rows, self._books.symbol_text if self._several else None))
+        self._file.write(csv_text(rows, labels if self._several else None))
 
     def _add_column(self) -> None:
-        """Begin anew with a symbol column: what was written belongs to the only symbol known then."""
+        """Begin anew with a symbol column: each row that was written has the label it was made with."""
         self._file.close()
         lines = self._path.read_text(encoding="ascii").splitlines(keepends=True)[1:]
-        first = next(iter(self._books.symbols().values()))
+        labels = itertools.chain.from_iterable(itertools.repeat(csv_field(n), c) for n, c in self._written)
         self._file = self._path.open("w", encoding="ascii", newline="")
-        self._file.writelines([self._header(), *(f"{first},{line}" for line in lines)])
+        self._file.write(self._header())
+        self._file.writelines(f"{label},{line}" for label, line in zip(labels, lines, strict=True))
 
     def close(self) -> None:
         """Close; what was not drained is lost."""
@@ -115,7 +122,7 @@ class Walk:
             return 0
         export = Export(self.segment, f"export.{name}", self.books, levels, symbol)
         with writing(path):
-            file = CsvFile(path, export, self.books, is_bbo=name == "bbo", one=bool(symbol))
+            file = CsvFile(path, export, is_bbo=name == "bbo", one=bool(symbol))
         self.files.append(file)
         return export.addr
 

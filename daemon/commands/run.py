@@ -6,9 +6,10 @@ import argparse
 import pathlib
 
 from daemon.config import read_config
-from daemon.errors import CommandError
 from daemon.live import run
 from daemon.logs import configure
+from daemon.settings import SettingsError
+from daemon.wire_input import problems_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,9 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT; exit code 0 after an orderly stop."""
     config = read_config(arguments.config)
-    if not config.feed.capture:
-        msg = "feed.capture is empty: the configuration must name the capture to play"
-        raise CommandError(msg)
+    if problems := problems_of(config):
+        raise SettingsError([f"{arguments.config or 'defaults'}: {line}" for line in problems])
     configure()
-    run(config, pathlib.Path(config.feed.capture))
+    run(config, pathlib.Path(config.feed.capture) if config.feed.source == "capture" else None)
     return 0

@@ -136,6 +136,7 @@ COUNTERS = record(
     i8  tops             best price or size changes published
     """,
 )
+_COUNTERS: Final = COUNTERS.at
 COUNTED: Final = tuple(name for name in COUNTERS.at._fields if name != "pad")
 
 PX_MAX: Final = 1_999_999_900  # 199,999.9900: the largest price of ITCH 5.0
@@ -155,6 +156,12 @@ BookState = namedtuple(
 def count(books: BookState, offset: int) -> None:
     """Add one to the counter at this offset of COUNTERS."""
     store_i64(books.counts + offset, load_i64(books.counts + offset) + 1)
+
+
+@inlined
+def runs_ended(books: BookState) -> int:
+    """Return how often the books have begun anew: slots and arrival stamps from before mean nothing now."""
+    return load_i64(books.counts + _COUNTERS.resets)
 
 
 @inlined

@@ -136,8 +136,7 @@ class Books:
 
     def symbol_text(self, locate: int) -> str:
         """Return the symbol of a locate, "" when none was announced; what is not printable ASCII is "?"."""
-        raw = bytes(self._rows["symbol"][locate]).rstrip(b" \0")
-        return "".join(chr(byte) if 0x20 <= byte < 0x7F else "?" for byte in raw)
+        return _printable(bytes(self._rows["symbol"][locate]))
 
     def symbols(self) -> dict[int, str]:
         """Return locate -> symbol for all that were announced."""
@@ -173,6 +172,15 @@ class Books:
         start, skip = addr & -8, addr & 7
         words: NDArray[np.int64] = self.segment.words(start, (skip + dtype.itemsize + 7) // 8)
         return words.view(np.uint8)[skip : skip + dtype.itemsize].copy().view(dtype)[0]
+
+
+def _printable(raw: bytes) -> str:
+    return "".join(chr(byte) if 0x20 <= byte < 0x7F else "?" for byte in raw.rstrip(b" \0"))
+
+
+def word_text(symbol8: int) -> str:
+    """Return the text of a symbol as kernels handle it, as Books.symbol_text() does."""
+    return _printable((symbol8 & 0xFFFF_FFFF_FFFF_FFFF).to_bytes(8, "little"))
 
 
 def symbol_word(symbol: str) -> int:

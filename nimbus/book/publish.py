@@ -3,13 +3,16 @@
 A top cell is written when the best price or size, the trading state, the short-sale state or the status
 has changed, and at no other time.  `update` counts these writes.  A cell is written by the market loop
 only, which may read it without the lock.
+
+Locate 0 has no book: the status of its cell holds the marks of the market as a whole (BOOK_STALE and
+BOOK_INCOMPLETE of a live feed), which whoever reads another cell adds to that one's.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from nimbus.book.layout import BOOK, BOOKS, COUNTERS, BookState, count
+from nimbus.book.layout import BOOK, BOOKS, COUNTERS, BookState, count, runs_ended
 from nimbus.book.walk import level_count, level_px, level_qty, nth_level
 from nimbus.messages import (
     BOOK_CROSSED,
@@ -134,7 +137,10 @@ def publish_state(books: BookState, locate: int, state: int, short_sale: int, ca
 
 @kernel
 def mark(books: BookState, locate: int, marks_set: int, marks_cleared: int, cause: int) -> int:
-    """Set and clear marks (BOOK_STALE, BOOK_INCOMPLETE, BOOK_FAULTY) of a locate; publish; return flags."""
+    """Set and clear marks (BOOK_STALE, BOOK_INCOMPLETE, BOOK_FAULTY) of a locate; publish; return flags.
+
+    Marks of locate 0 count for every book, at the cost of one.
+    """
     marks_at = books.books + locate * _BOOK_SIZE + _BOOK.marks
     store_u8(marks_at, (load_u8(marks_at) & ~marks_cleared) | marks_set)
     top = top_at(books, locate)
@@ -146,6 +152,12 @@ def mark_all(books: BookState, marks_set: int, marks_cleared: int) -> None:
     """Set and clear marks of all locates: a gap, a start in mid-session, a snapshot."""
     for locate in range(1, books.symbols_max):
         mark(books, locate, marks_set, marks_cleared, 0)
+
+
+@inlined
+def market_marks(books: BookState) -> int:
+    """Return the marks that count for every book."""
+    return load_u8(books.books + _BOOK.marks)
 
 
 @inlined
@@ -178,11 +190,12 @@ def write_event(books: BookState, change: int, event: int) -> None:
     store_i64(event + _EVENT.trade_px, load_i64(change + _CHANGE.trade_px))
     store_i64(event + _EVENT.trade_qty, load_i64(change + _CHANGE.trade_qty))
     store_i64(event + _EVENT.order_ref, load_i64(change + _CHANGE.order_ref))
+    store_i64(event + _EVENT.run, runs_ended(books))
     store_u16(event + _EVENT.locate, locate)
     store_u8(event + _EVENT.cause, load_u8(change + _CHANGE.cause))
     store_u8(event + _EVENT.flags, load_u8(change + _CHANGE.flags))
     store_u8(event + _EVENT.state, load_u8(top + _TOP.state))
-    store_u8(event + _EVENT.status, load_u8(top + _TOP.status))
+    store_u8(event + _EVENT.status, load_u8(top + _TOP.status) | market_marks(books))
     store_u8(event + _EVENT.short_sale, load_u8(top + _TOP.short_sale))
     if load_u8(change + _CHANGE.flags) & TRADED:
         store_u8(event + _EVENT.resting_side, load_u8(change + _CHANGE.side))
@@ -208,7 +221,7 @@ def publish_depth(books: BookState, locate: int) -> None:
     store_i64(depth + _DEPTH.recv_ns, load_i64(books.words + _BOOKS.recv_ns))
     store_u16(depth + _DEPTH.locate, locate)
     store_u8(depth + _DEPTH.state, load_u8(top + _TOP.state))
-    store_u8(depth + _DEPTH.status, load_u8(top + _TOP.status))
+    store_u8(depth + _DEPTH.status, load_u8(top + _TOP.status) | market_marks(books))
     copy_levels(books, 2 * locate, depth + _DEPTH.bids)
     copy_levels(books, 2 * locate + 1, depth + _DEPTH.asks)
     end_write(cell)

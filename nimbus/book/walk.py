@@ -81,6 +81,12 @@ def level_count(books: BookState, level: int) -> int:
 
 
 @inlined
+def level_locate(books: BookState, level: int) -> int:
+    """Return the locate of a level."""
+    return load_u32(books.levels + level * _LEVEL_SIZE + _LEVEL.ladder) >> 1
+
+
+@inlined
 def level_first(books: BookState, level: int) -> int:
     """Return the slot of the oldest order of a level."""
     return order_or_none(books, load_u32(books.levels + level * _LEVEL_SIZE + _LEVEL.next))

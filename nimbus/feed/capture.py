@@ -133,6 +133,15 @@ class CaptureSource:
         return int(self._record["packets"])
 
     @property
+    def fd(self) -> int:
+        """No descriptor: a capture never has to be waited for."""
+        return -1
+
+    def counters(self) -> dict[str, int]:
+        """Return what the walk counted."""
+        return {"received": self.packets, "backwards": self.backwards}
+
+    @property
     def backwards(self) -> int:
         """Packets whose time lay before that of the packet in front of them."""
         return int(self._record["backwards"])

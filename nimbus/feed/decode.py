@@ -10,7 +10,10 @@ import ipaddress
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from nimbus.feed.arbiter import open_live
+from nimbus.feed.gaps import next_kept
 from nimbus.feed.itch import MESSAGES, size_of
+from nimbus.feed.live import Live, LiveSettings
 from nimbus.feed.moldudp64 import check_blocks, close_feed, count_blocks, deliver, open_datagram, open_held
 from nimbus.feed.packet import open_frame
 from nimbus.feed.state import (
@@ -76,7 +79,10 @@ def open_packet(feed: int, packet: int) -> int:
     status = open_frame(feed, packet)
     if status < 0:
         return status
-    return open_datagram(feed, load_i64(feed + _F.payload_at), load_i64(feed + _F.payload_size))
+    at, payload_size = load_i64(feed + _F.payload_at), load_i64(feed + _F.payload_size)
+    if load_i64(feed + _F.arbiter) != 0:
+        return open_live(feed, at, payload_size)
+    return open_datagram(feed, at, payload_size)
 
 
 @inlined
@@ -97,6 +103,8 @@ def next_message(feed: int) -> int:
                 store_i64(feed + _F.seq, seq - 1)
                 return message
         store_i64(feed + _F.left, 0)
+        if load_i64(feed + _F.arbiter) != 0:
+            return next_kept(feed)
         if open_held(feed) == 0:
             break
     return 0
@@ -121,12 +129,14 @@ class Feed:
         strict: bool = False,
         agree: int = AGREE_DEFAULT,
         start_at_one: bool = False,
+        live: LiveSettings | None = None,
     ) -> None:
-        """Reserve "feed" and "feed.held" in the segment.
+        """Reserve "feed" and "feed.held" in the segment, for a live feed also "feed.arbiter" and its tables.
 
         subscriptions: what to take, () = every UDP datagram; strict: refuse wrong checksums;
         agree: packets that must agree before a new run is believed; start_at_one: a new session is
-        expected to begin with message 1, so that joining it later is a gap.
+        expected to begin with message 1, so that joining it later is a gap; live: None = a file, which cannot
+        be asked again; else gaps hold the feed back until they are repaired or given up.
         """
         if not 1 <= agree <= AGREE_MAX:
             msg = f"agree is {agree}, must be 1 to {AGREE_MAX}"
@@ -149,6 +159,7 @@ class Feed:
                 wanted.port,
                 wanted.line,
             )
+        self.live = None if live is None else Live(segment, self.record, live)
 
     @property
     def stale(self) -> bool:

@@ -8,10 +8,19 @@ Every number of a session is delivered once, in the order of the file.  What a d
 | the expected number                      | deliver                                                   |
 | a higher number                          | count the gap, FEED.stale = 1, deliver                    |
 | begins below it and ends above it        | skip the known messages, deliver the rest                 |
-| wholly below it                          | duplicate, and candidate for a restart of the session     |
+| wholly below it, of a new time, or after | duplicate, and candidate for a restart of the session     |
+| a silence of the session                 |                                                           |
+| wholly below it, and neither             | duplicate: a late line, a repeat, a capture merged twice  |
 | another session                          | foreign, and candidate for a new session                  |
 | count 0 (heartbeat) or 0xFFFF (end)      | its number is the next one: it reveals a gap too          |
 | session of zero bytes, number 0, first   | anonymised: deliver in file order, count `unsequenced`    |
+
+*Of a new time*: its first well-formed message has a later exchange time than any delivered in this run.  No
+copy of a delivered datagram has, however late its line is; a session that is numbered anew goes on in time.
+*Silence*: SILENCE_NS of receive time (ten heartbeats of the specification) without a delivery, a heartbeat or
+end at the expected number or above, or a duplicate that is no candidate.  It lets a session begin again at an
+earlier time of day (the next day under the same name).  A line that is late by that much is not told apart
+from a restart; a day that is played twice without a pause is taken once.
 
 A file cannot be asked again, hence a gap does not stop delivery.  A candidate is believed when FEED.agree
 datagrams in a row continue each other and the present session did not advance in between.  They are held
@@ -26,7 +35,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from nimbus.feed.itch import size_of
+from nimbus.feed.itch import SYSTEM_EVENT, size_of
 from nimbus.feed.state import (
     DUPLICATE,
     FEED,
@@ -44,15 +53,17 @@ from nimbus.feed.state import (
 )
 from nimbus.feed.wire import layout
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import copy, load_i64, store_i64, u1, u2, u8
+from ringbuf.memory import copy, load_i64, store_i64, u1, u2, u6, u8
 
 MOLD = layout("MoldUdp64", 20, "session:a10 seq:u8 count:u2")
 HEARTBEAT, END_OF_SESSION = 0, 0xFFFF
 SEQ_MAX: Final = 1 << 62  # beyond it a number is not MoldUDP64, and first + count cannot overflow
 AGREE_AT_END: Final = 2
+SILENCE_NS: Final = 10_000_000_000
+NO_TIME: Final = -1  # of a datagram without a well-formed message
 
 _F, _M, _H = FEED.at, MOLD.at, HELD.at
-_MOLD_SIZE, _HELD_SIZE = MOLD.size, HELD.size
+_MOLD_SIZE, _HELD_SIZE, _TS_AT = MOLD.size, HELD.size, SYSTEM_EVENT.at.ts_ns  # in every message
 
 
 @inlined
@@ -73,8 +84,11 @@ def check_blocks(at: int, end: int, count: int) -> int:
 
 @inlined
 def count_blocks(feed: int, at: int, count: int) -> int:
-    """Count the blocks, which are known to fit, by type; return the address behind the last."""
-    wrong_run = load_i64(feed + _F.wrong_run)
+    """Count the blocks, which are known to fit, by type; return the address behind the last.
+
+    FEED.first_ns and last_ns become the exchange times of the first and the last well-formed one.
+    """
+    wrong_run, first_at, last_at = load_i64(feed + _F.wrong_run), 0, 0
     for _block in range(count):
         size = u2(at)
         if size == 0:
@@ -84,7 +98,8 @@ def count_blocks(feed: int, at: int, count: int) -> int:
             known_size = size_of(code)
             if size == known_size:
                 bump(feed + _F.types + 8 * code, 1)
-                wrong_run = 0
+                wrong_run, last_at = 0, at
+                first_at = first_at or at
             else:
                 bump(feed + (_F.unknown if known_size == 0 else _F.wrong) + 8 * code, 1)
                 wrong_run += 1
@@ -93,6 +108,8 @@ def count_blocks(feed: int, at: int, count: int) -> int:
         at += 2 + size
     store_i64(feed + _F.wrong_run, wrong_run)
     bump(feed + _F.blocks, count)
+    store_i64(feed + _F.first_ns, u6(first_at + 2 + _TS_AT) if first_at else NO_TIME)
+    store_i64(feed + _F.last_ns, u6(last_at + 2 + _TS_AT) if last_at else NO_TIME)
     return at
 
 
@@ -109,24 +126,45 @@ def deliver(feed: int, at: int, count: int, first: int, skip: int) -> int:
 
 
 @inlined
-def _is_session(feed: int, at: int) -> bool:
+def is_session(feed: int, at: int) -> bool:
+    """Say whether the header at `at` names the session that is followed."""
     return u8(at) == load_i64(feed + _F.session_high) and u2(at + 8) == load_i64(feed + _F.session_low)
 
 
 @inlined
-def _is_left_session(feed: int, at: int) -> bool:
+def is_left_session(feed: int, at: int) -> bool:
+    """Say whether the header at `at` names the session that was left for it."""
     left = u8(at) == load_i64(feed + _F.left_high) and u2(at + 8) == load_i64(feed + _F.left_low)
     return left and load_i64(feed + _F.sessions) > 1
 
 
 @inlined
-def _is_text(at: int) -> bool:
+def is_text(at: int) -> bool:
     """Say whether the ten bytes of a session are printable, or the zeros of padding and anonymisers."""
     for index in range(10):
         byte = u1(at + index)
         if byte != 0 and (byte < 0x20 or byte > 0x7E):
             return False
     return True
+
+
+@inlined
+def _hear(feed: int) -> None:
+    """Note that the present session is alive."""
+    store_i64(feed + _F.heard_ns, load_i64(feed + _F.recv_ns))
+
+
+@inlined
+def _may_restart(feed: int) -> bool:
+    """Say whether the datagram in hand, wholly below the expected number, can belong to a restart."""
+    silent_ns = load_i64(feed + _F.recv_ns) - load_i64(feed + _F.heard_ns)
+    return load_i64(feed + _F.first_ns) > load_i64(feed + _F.newest_ns) or silent_ns >= SILENCE_NS
+
+
+@inlined
+def _take_time(feed: int, last_ns: int) -> None:
+    """Note the exchange time up to which messages of this run are delivered."""
+    store_i64(feed + _F.newest_ns, max(load_i64(feed + _F.newest_ns), last_ns))
 
 
 @inlined
@@ -138,10 +176,13 @@ def _open_gap(feed: int, first: int) -> None:
 
 
 @kernel
-def _begin_run(feed: int, at: int, first: int) -> None:
-    """Follow the session of the header at `at` from number `first`, with empty books."""
+def follow(feed: int, at: int, first: int) -> bool:
+    """Turn to the session of the header at `at`, whose first datagram here is `first`, with empty books.
+
+    Returns whether it is nameless: zero bytes and number 0.
+    """
     mode = load_i64(feed + _F.mode)
-    if mode != MODE_NONE and _is_session(feed, at):
+    if mode != MODE_NONE and is_session(feed, at):
         bump(feed + _F.restarts, 1)
     else:
         bump(feed + _F.sessions, 1)
@@ -155,7 +196,16 @@ def _begin_run(feed: int, at: int, first: int) -> None:
     store_i64(feed + _F.stale, 0)
     store_i64(feed + _F.ended, 0)
     store_i64(feed + _F.candidates, 0)
+    store_i64(feed + _F.newest_ns, NO_TIME)
+    _hear(feed)
     bump(feed + _F.run, 1)
+    return nameless
+
+
+@kernel
+def _begin_run(feed: int, at: int, first: int) -> None:
+    """Follow the session of the header at `at` from number `first`, with empty books."""
+    nameless = follow(feed, at, first)
     from_one = nameless or load_i64(feed + _F.start_at_one) != 0
     store_i64(feed + _F.expected, 1 if from_one else first)
     if first > load_i64(feed + _F.expected):
@@ -166,9 +216,9 @@ def _begin_run(feed: int, at: int, first: int) -> None:
 def _control(feed: int, at: int, size: int, first: int, count: int) -> int:
     """Take a heartbeat or an end of session."""
     mode = load_i64(feed + _F.mode)
-    if mode == MODE_NONE or not _is_session(feed, at):
-        waiting = mode == MODE_NONE or (load_i64(feed + _F.ended) != 0 and not _is_left_session(feed, at))
-        if not waiting or size != _MOLD_SIZE or not _is_text(at):
+    if mode == MODE_NONE or not is_session(feed, at):
+        waiting = mode == MODE_NONE or (load_i64(feed + _F.ended) != 0 and not is_left_session(feed, at))
+        if not waiting or size != _MOLD_SIZE or not is_text(at):
             return refuse(feed, FOREIGN)
         _begin_run(feed, at, first)
     elif load_i64(feed + _F.mode) == MODE_SEQUENCED:
@@ -177,6 +227,7 @@ def _control(feed: int, at: int, size: int, first: int, count: int) -> int:
             _open_gap(feed, first)
         if first >= expected:
             store_i64(feed + _F.candidates, 0)
+            _hear(feed)
     if size != _MOLD_SIZE:
         bump(feed + _F.trailing, 1)
     if count == END_OF_SESSION:
@@ -197,8 +248,12 @@ def open_held(feed: int) -> int:
     slot = load_i64(feed + _F.held_at) + index * _HELD_SIZE
     store_i64(feed + _F.held_left, left - 1)
     store_i64(feed + _F.held_next, index + 1)
-    header = slot + _H.bytes
-    return deliver(feed, header + _MOLD_SIZE, load_i64(slot + _H.count), load_i64(slot + _H.first), 0)
+    header, first, count = slot + _H.bytes, load_i64(slot + _H.first), load_i64(slot + _H.count)
+    if load_i64(feed + _F.mode) == MODE_UNSEQUENCED:
+        first = load_i64(feed + _F.expected)
+        bump(feed + _F.unsequenced, count)
+    _take_time(feed, load_i64(slot + _H.last_ns))
+    return deliver(feed, header + _MOLD_SIZE, count, first, 0)
 
 
 @kernel
@@ -214,26 +269,38 @@ def _believe(feed: int, reason: int) -> int:
 
 
 @kernel
-def _consider(feed: int, at: int, size: int, first: int, count: int, reason: int) -> int:
-    """Hold a datagram that may belong to a new run; return its reason of refusal, or OK when it is believed.
+def hold(feed: int, at: int, size: int, first: int, count: int, reason: int) -> bool:
+    """Refuse a datagram that may belong to a new run, and hold it; say whether enough of them agree now.
 
-    size is at most what a UDP length can say, so that it fits a HELD record.
+    size is at most what a UDP length can say, so that it fits a HELD record.  In live mode two lines bring
+    the same run: a copy of what is held changes nothing.
     """
     refuse(feed, reason)
     agreed = load_i64(feed + _F.candidates)
     same = u8(at) == load_i64(feed + _F.candidate_high) and u2(at + 8) == load_i64(feed + _F.candidate_low)
+    if same and agreed > 0 and load_i64(feed + _F.arbiter) != 0:
+        held = load_i64(load_i64(feed + _F.held_at) + _H.first)
+        if first >= held and first + count <= load_i64(feed + _F.candidate_next):
+            return False
     if not same or first != load_i64(feed + _F.candidate_next):
         agreed = 0
     slot = load_i64(feed + _F.held_at) + agreed * _HELD_SIZE
     store_i64(slot + _H.size, size)
     store_i64(slot + _H.first, first)
     store_i64(slot + _H.count, count)
+    store_i64(slot + _H.last_ns, load_i64(feed + _F.last_ns))
     copy(slot + _H.bytes, at, size)
     store_i64(feed + _F.candidate_high, u8(at))
     store_i64(feed + _F.candidate_low, u2(at + 8))
     store_i64(feed + _F.candidate_next, first + count)
     store_i64(feed + _F.candidates, agreed + 1)
-    if agreed + 1 < load_i64(feed + _F.agree):
+    return agreed + 1 >= load_i64(feed + _F.agree)
+
+
+@inlined
+def _consider(feed: int, at: int, size: int, first: int, count: int, reason: int) -> int:
+    """Hold a datagram that may belong to a new run; return its reason of refusal, or OK: it is believed."""
+    if not hold(feed, at, size, first, count, reason):
         return reason
     return _believe(feed, reason)
 
@@ -252,7 +319,7 @@ def open_datagram(feed: int, at: int, size: int) -> int:
     if count in (HEARTBEAT, END_OF_SESSION):
         return _control(feed, at, size, first, count)
     mode = load_i64(feed + _F.mode)
-    ours = mode != MODE_NONE and _is_session(feed, at)
+    ours = mode != MODE_NONE and is_session(feed, at)
     good = check_blocks(at + _MOLD_SIZE, at + size, count)
     if good < 0:
         return refuse(feed, FRAMING if ours else FOREIGN)
@@ -260,7 +327,7 @@ def open_datagram(feed: int, at: int, size: int) -> int:
     if behind != at + size:
         bump(feed + _F.trailing, 1)
     if not ours:
-        if good == 0 or _is_left_session(feed, at):
+        if good == 0 or is_left_session(feed, at):
             return refuse(feed, FOREIGN)
         if mode != MODE_NONE and load_i64(feed + _F.ended) == 0:
             return _consider(feed, at, size, first, count, FOREIGN)
@@ -270,13 +337,18 @@ def open_datagram(feed: int, at: int, size: int) -> int:
         first = expected
         bump(feed + _F.unsequenced, count)
     elif first + count <= expected:
-        return _consider(feed, at, size, first, count, DUPLICATE)
+        if _may_restart(feed):
+            return _consider(feed, at, size, first, count, DUPLICATE)
+        _hear(feed)
+        return refuse(feed, DUPLICATE)
     elif first > expected:
         _open_gap(feed, first)
     elif first < expected:
         skip = expected - first
         bump(feed + _F.overlaps, 1)
     store_i64(feed + _F.candidates, 0)
+    _hear(feed)
+    _take_time(feed, load_i64(feed + _F.last_ns))
     bump(feed + _F.delivered, 1)
     return deliver(feed, at + _MOLD_SIZE, count, first, skip)
 

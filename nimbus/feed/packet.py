@@ -12,7 +12,7 @@ from typing import Final
 from nimbus.feed import state
 from nimbus.feed.state import FEED, OK, SUBSCRIPTION, bump, refuse
 from nimbus.feed.wire import layout
-from nimbus.messages import LINK_COOKED1, LINK_COOKED2, LINK_ETHERNET, LINK_RAW_IP, PACKET
+from nimbus.messages import LINK_COOKED1, LINK_COOKED2, LINK_ETHERNET, LINK_RAW_IP, LINK_UDP, PACKET
 from ringbuf.jit import inlined, kernel
 from ringbuf.memory import load_i64, load_u8, load_u16, load_u32, store_i64, u1, u2, u4, u8
 
@@ -205,6 +205,10 @@ def open_frame(feed: int, packet: int) -> int:
         header_size, ethertype_at = _COOKED1_SIZE, _C1.ethertype
     elif link == LINK_COOKED2:
         header_size, ethertype_at = _COOKED2_SIZE, _C2.ethertype
+    elif link == LINK_UDP:  # a socket has checked the headers and knows the line
+        store_i64(feed + _F.payload_at, at)
+        store_i64(feed + _F.payload_size, size)
+        return OK
     else:
         return refuse(feed, state.LINK_TYPE)
     if size < header_size:

@@ -40,6 +40,7 @@ INTERFACE = record(
 SOURCE = record(
     "SOURCE",
     f"""
+    i8  kind        SOURCE_CAPTURE
     i8  at          address of the next record
     i8  end         address behind the last byte of the chunk
     i8  origin      address that byte 0 of the file would have: file offset = address - origin
@@ -47,8 +48,8 @@ SOURCE = record(
     i8  big_endian  1 = headers are big-endian (pcapng: of the present section)
     i8  fraction_ns pcap: ns per unit of the fraction, 1 or 1,000
     i8  link        pcap: LINK_*
-    i8  packets     packets given so far
 
+    i8  packets     packets given so far
     i8  clock_ns    time of the last packet; never falls
     i8  backwards   packets whose time lay before it
     i8  status      0, or the negative status that ended the walk
@@ -56,10 +57,10 @@ SOURCE = record(
     i8  error_value the length or number that was refused
     i8  need        bytes wanted from `at` on; 0 = not asked since the last refill
     i8  last        1 = no chunk follows
-    i8  midnight_ns raw ITCH: Unix time of the midnight its times count from
 
+    i8  midnight_ns raw ITCH: Unix time of the midnight its times count from
     i8  interfaces  pcapng: interfaces of the present section
-    7i8 pad         zero
+    6i8 pad         zero
     {INTERFACES_MAX * 8}i8 interface  INTERFACE rows
     """,
 )

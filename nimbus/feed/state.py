@@ -1,7 +1,8 @@
 """FEED: the state of one feed, its counters, and the reasons for which a frame is not delivered.
 
 Written by the loop that calls open_packet and next_message; everybody else only reads the counters.
-`frames = delivered + heartbeats + session_ends + sum(refused)` holds after every packet.
+`frames = delivered + heartbeats + session_ends + sum(refused)` holds after every packet of a file; of a live
+feed `+ ARBITER.kept`.
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ REASONS: Final = (
     "framing",  # message blocks do not fit into the datagram
     "foreign",  # another session or another protocol
     "duplicate",  # every message was seen before
+    "far_ahead",  # live only: number beyond the window, not believed yet
 )
 (
     _NONE, SNAPPED, LINK_TYPE, SHORT_FRAME, VLAN_DEPTH, ARP, OTHER_ETHERTYPE, IP_VERSION, IP_HEADER,
     IP_LENGTH, FRAGMENT, IPV6_EXTENSION, TCP, OTHER_IP_PROTOCOL, UDP_LENGTH, CHECKSUM, NOT_SUBSCRIBED,
-    SHORT_DATAGRAM, FRAMING, FOREIGN, DUPLICATE,
+    SHORT_DATAGRAM, FRAMING, FOREIGN, DUPLICATE, FAR_AHEAD,
 ) = (-reason for reason in range(len(REASONS)))  # fmt: skip
 
 # FEED.mode: how messages are numbered.
@@ -68,7 +70,8 @@ HELD = record(
     i8  size        bytes used
     i8  first       sequence number of the first message
     i8  count       messages
-    5i8 pad         zero
+    i8  last_ns     exchange time of its last well-formed message, -1 = none
+    4i8 pad         zero
     {HELD_BYTES_MAX}u1 bytes  the datagram, kept until the new run is believed or dropped
     """,
 )
@@ -109,7 +112,14 @@ FEED = record(
     i8  start_at_one  1 = a new session is expected to begin with message 1
     i8  subscriptions rows of the subscription table in use, 0 = take everything
     i8  wrong_run     messages of unknown type or wrong length in a row
-    2i8 pad           zero
+    i8  arbiter       address of the ARBITER of a live feed, 0 = a file: nothing can be repaired
+    i8  pad           zero
+
+    i8  first_ns      exchange time of the first well-formed message of the datagram in hand, -1 = none
+    i8  last_ns       of its last
+    i8  newest_ns     newest exchange time delivered in this run, -1 = none
+    i8  heard_ns      receive time at which the present session was last alive
+    4i8 pad3          zero
 
     i8  frames        packets offered
     i8  delivered     packets of which at least one message block was handed on

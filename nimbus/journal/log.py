@@ -14,10 +14,10 @@ from nimbus.journal.crc32c import record_crc
 from nimbus.messages import JOURNAL, JOURNAL_PAYLOAD_SIZE, LAYOUT_VERSION
 from ringbuf.atomics import load_acquire, load_relaxed, store_release
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import clear, copy, load_i64, store_i64, store_u8, store_u16, store_u32
-from ringbuf.records import record
+from ringbuf.memory import clear, copy, load_i64, prefetch_write, store_i64, store_u8, store_u16, store_u32
+from ringbuf.records import CACHE_LINE, record
 from ringbuf.segment import Segment
-from ringbuf.spsc import HEAD, HEADER_SIZE, MASK, claim, create_ring, publish, used
+from ringbuf.spsc import HEAD, HEADER_SIZE, MASK, claim, create_ring, publish, room, slot_at, used
 
 MAGIC: Final = 0xCF
 LAST_PART: Final = 0x80  # top bit of JOURNAL.part: last record of its group
@@ -39,6 +39,8 @@ STREAM = record(
     """,
 )
 
+_RECORD_LINES: Final = JOURNAL.size // CACHE_LINE
+_WARM_LINES: Final = 3 * _RECORD_LINES  # an order's record and those of the decision behind it
 _J: Final = JOURNAL.at
 _S: Final = STREAM.at
 
@@ -48,6 +50,20 @@ def free_slots(stream: int) -> int:
     """Return how many records the stream's ring can take now."""
     ring = load_i64(stream + _S.ring)
     return load_i64(ring + MASK) + 1 - used(ring)
+
+
+@inlined
+def has_free(stream: int, least: int) -> bool:
+    """Say whether the ring can take `least` records; the journal loop's index is fetched only if needed."""
+    return room(load_i64(stream + _S.ring), least) >= least
+
+
+@inlined
+def warm_next(stream: int) -> None:
+    """Fetch the lines of the next records for writing."""
+    ring = load_i64(stream + _S.ring)
+    for line in range(_WARM_LINES):
+        prefetch_write(slot_at(ring, line // _RECORD_LINES) + line % _RECORD_LINES * CACHE_LINE)
 
 
 @inlined
@@ -77,10 +93,10 @@ def append(stream: int, kind: int, payload: int, payload_size: int, now_ns: int)
     A group is accepted whole or refused whole (counted).  Returns 1, or 0 when it was refused.
     """
     parts = max((payload_size + JOURNAL_PAYLOAD_SIZE - 1) // JOURNAL_PAYLOAD_SIZE, 1)
-    if payload_size < 0 or parts > PARTS_MAX or kind < 1 or kind > 0xFFFF or free_slots(stream) < parts:
+    ring = load_i64(stream + _S.ring)
+    if payload_size < 0 or parts > PARTS_MAX or kind < 1 or kind > 0xFFFF or room(ring, parts) < parts:
         store_i64(stream + _S.refused, load_i64(stream + _S.refused) + 1)
         return 0
-    ring = load_i64(stream + _S.ring)
     for part in range(parts):
         at = part * JOURNAL_PAYLOAD_SIZE
         mark = part | LAST_PART if part == parts - 1 else part

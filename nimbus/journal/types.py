@@ -15,10 +15,13 @@ from ringbuf.records import Record, record
 
 
 class RecordType(IntEnum):
-    """JOURNAL.type.  Append only: a number is never given to something else."""
+    """JOURNAL.type.  Append only: a number is never given to something else.
+
+    2 (INTENT) and 14 (COMMAND) are reserved: nothing writes them.  What an intent said stands in its DECISION
+    and its ORDER_OUT, CANCEL_OUT or DENIAL.
+    """
 
     RUN_START = 1
-    INTENT = 2
     DENIAL = 3
     ORDER_OUT = 4
     CANCEL_OUT = 5
@@ -30,7 +33,6 @@ class RecordType(IntEnum):
     LIMITS = 11
     NEWS = 12
     ALARM = 13
-    COMMAND = 14
     ADJUSTMENT = 15
     CROSS = 16
     SESSION_IN = 17
@@ -60,7 +62,7 @@ STATE_CHANGE = record(
     """
     u1     old     state word before
     u1     new     state word after
-    u1     source  who: 0 operator, 1 control loop, 2 risk, 3 journal, 4 watchdog
+    u1     source  who: 0 operator, 1 control loop, 2 risk, 3 journal, 4 watchdog, 5 executions
     5u1    pad     zero
     S16    who     name behind it
     S64    why     reason given
@@ -97,16 +99,6 @@ ALARM = record(
     line=_WORD,
 )
 
-COMMAND = record(
-    "COMMAND",
-    """
-    S16    what    name of the command
-    S16    who     operator
-    S56    why     reason given
-    """,
-    line=_WORD,
-)
-
 ADJUSTMENT = record(
     "ADJUSTMENT",
     """
@@ -131,7 +123,7 @@ RUN_END = record(
     i8     denials          intents refused by risk
     i8     refused          journal groups refused for want of room
     i8     book_state_hash  of all books
-    i8     position_hash    of all positions
+    i8     position_hash    of all positions (Orders.position_hash)
     i8     realized_pnl     1/10,000 of the currency, before fees
     i8     reason           0 = end of input, else the state that ended the run
     """,
@@ -140,13 +132,11 @@ RUN_END = record(
 
 PAYLOADS: Final[dict[int, Record]] = {
     RecordType.RUN_START: RUN_START,
-    RecordType.INTENT: messages.INTENT,
     RecordType.FILL: messages.FILL,
     RecordType.STATE_CHANGE: STATE_CHANGE,
     RecordType.LIMITS: messages.LIMITS,
     RecordType.NEWS: NEWS,
     RecordType.ALARM: ALARM,
-    RecordType.COMMAND: COMMAND,
     RecordType.ADJUSTMENT: ADJUSTMENT,
     RecordType.RUN_END: RUN_END,
 }

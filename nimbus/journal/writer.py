@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from nimbus.journal.log import Stream
@@ -61,6 +61,7 @@ class JournalWriter:
     durable: preallocate by writing zeros, fdatasync each group before its ring slots are given back.
     Without it (replay) nothing is synced.  The first I/O error is final: JournalError now and at every
     later call, and no ring slot is given back; to halt is the caller's duty.
+    listener: called with each piece of records, whole ones of one stream, as it is moved; it keeps no view.
     """
 
     def __init__(
@@ -71,12 +72,14 @@ class JournalWriter:
         epoch: int,
         blocks: int = BLOCKS,
         durable: bool = True,
+        listener: Callable[[memoryview], None] | None = None,
     ) -> None:
         if not 1 <= blocks <= BLOCKS:
             msg = f"a segment has 1 to {BLOCKS} blocks, not {blocks}"
             raise ValueError(msg)
         self.folder, self.epoch, self.records = folder, epoch, 0
         self._streams, self._blocks, self._durable = tuple(streams), blocks, durable
+        self.listener = listener
         self._chain, self._error, self._open = Chain(), "", True
         self._filled = 0  # records of the current segment
         self._ahead: list[SegmentFile] = []
@@ -153,6 +156,8 @@ class JournalWriter:
         for view in stream.waiting():
             count += len(view) // JOURNAL.size
             self._append(view)
+            if self.listener is not None:
+                self.listener(view)
         return count
 
     def _append(self, records: memoryview) -> None:

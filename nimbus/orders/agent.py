@@ -7,8 +7,11 @@ kill switch (one writer per word).  The owner below is cold: it allocates, and r
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, Final
+
+import numpy as np
 
 from nimbus.fix.codec import Codec
 from nimbus.fix.parse import create_fields
@@ -110,11 +113,13 @@ class Orders:
 
     def log_on(self, *, logged_on: bool = True) -> None:
         """Set the session word: in replay the session starts logged on."""
-        self._session[0]["logged_on"] = logged_on
+        if bool(self._session[0]["logged_on"]) != logged_on:  # an equal store would take the line away
+            self._session[0]["logged_on"] = logged_on
 
     def set_resending(self, *, resending: bool) -> None:
         """Set the session word that holds new orders back while a gap is open (R20)."""
-        self._session[0]["resending"] = resending
+        if bool(self._session[0]["resending"]) != resending:
+            self._session[0]["resending"] = resending
 
     @property
     def next_seq(self) -> int:
@@ -141,6 +146,18 @@ class Orders:
     def position_row(self, locate: int) -> Any:
         """Return the POSITION row of a locate (a live view)."""
         return self._positions[locate]
+
+    def position_hash(self) -> int:
+        """Return a 64-bit hash of every POSITION row that ever held something, with its locate.
+
+        It does not depend on the capacities, nor on anything but what orders and reports led to, and the
+        marks: refresh them first.
+        """
+        rows = self._positions.view(np.int64).reshape(len(self._positions), -1)
+        digest = hashlib.blake2b(digest_size=8)
+        for locate in np.flatnonzero(rows.any(axis=1)).tolist():
+            digest.update(locate.to_bytes(8, "little") + rows[locate].tobytes())
+        return int.from_bytes(digest.digest(), "little", signed=True)
 
     def _mark_px2(self, locate: int) -> tuple[int, bool]:
         """Return (twice the mark price, stale): the mid of a good book, else the last mark."""

@@ -1,9 +1,18 @@
 """The executions already seen: a fill counts once per ExecID, whatever the session repeats (X1, X2).
 
 A fixed table of two words per execution, hash of its ExecID and hash of its contents, probed linearly and
-never deleted from within the day.  At three quarters of it `insert` says so, and the agent stops new orders
-while there is still room for the reports of those that work.  64 bits of hash: with 1e6 executions a day
-two different ExecIDs collide once in about 40,000 years, and then the contents differ and an alarm tells.
+never deleted from within the day.  64 bits of hash: with 1e6 executions a day two different ExecIDs collide
+once in about 40,000 years, and then the contents differ and an alarm tells.
+
+At three quarters of the table `insert` says NEARLY_FULL: the agent halts new orders (kill switch, source
+"executions"), and the last quarter is for the reports of those that work.  What comes once it is full:
+* an ExecID that it holds is told apart as ever (SAME, DIFFERENT);
+* for any other `lookup` says UNKNOWABLE.  A trade whose CumQty(14) is not above what its order has had is a
+  repeat and is not booked: no new trade leaves that sum as it was.  One above it, or without CumQty, is
+  booked, for a trade that is not booked is a wrong position too, but it cannot be remembered: `insert` says
+  FULL, which halts as above and raises the alarm `unremembered`, so that positions are compared with the
+  venue's before anybody arms again.  Only a repeat without CumQty could then be booked twice.
+* reports that are no trades need no memory: the table of states takes them twice as once.
 """
 
 from __future__ import annotations
@@ -15,7 +24,7 @@ from ringbuf.memory import load_i64, load_u8, store_i64, wrapping_multiply
 from ringbuf.records import record
 from ringbuf.segment import Segment
 
-UNSEEN, SAME, DIFFERENT = 0, 1, 2
+UNSEEN, SAME, DIFFERENT, UNKNOWABLE = 0, 1, 2, 3
 STORED, NEARLY_FULL, FULL = 1, 0, -1
 EXECUTIONS_MAX: Final = 1_048_576
 TEXT_SIZE_MAX: Final = 64  # bytes of an ExecID that is taken
@@ -69,9 +78,11 @@ def _slot(executions: int, key: int) -> int:
 
 @kernel
 def lookup(executions: int, key: int, contents: int) -> int:
-    """Return UNSEEN, SAME (a repeat) or DIFFERENT (the ExecID came with other contents)."""
+    """Return UNSEEN, SAME (a repeat), DIFFERENT (other contents), or UNKNOWABLE: full without it."""
     slot = _slot(executions, key)
-    if slot == 0 or load_i64(slot) == 0:
+    if slot == 0:
+        return UNKNOWABLE
+    if load_i64(slot) == 0:
         return UNSEEN
     return SAME if load_i64(slot + 8) == contents else DIFFERENT
 

@@ -15,8 +15,8 @@ from ringbuf.jit import inlined, kernel
 from ringbuf.records import CACHE_LINE
 from ringbuf.segment import Segment
 
-OPERATOR, CONTROL, RISK, JOURNAL, WATCHDOG = 0, 1, 2, 3, 4
-SOURCES: Final = ("operator", "control", "risk", "journal", "watchdog")
+OPERATOR, CONTROL, RISK, JOURNAL, WATCHDOG, EXECUTIONS = 0, 1, 2, 3, 4, 5
+SOURCES: Final = ("operator", "control", "risk", "journal", "watchdog", "executions")
 SWITCH_SIZE: Final = len(SOURCES) * CACHE_LINE
 _SOURCES_COUNT: Final = len(SOURCES)
 

@@ -7,8 +7,10 @@ in the order they were taken, so that cancelling all of them never walks the day
 
 ClOrdID: 16 base-32 characters, 4 for the run epoch, 5 for the request's number, 7 for its cause.  Numbers up
 to `orders_max` are orders; a cancel request takes the next number above (its own counter), so that no
-ClOrdID is used twice, whatever is cancelled for whatever cause.  A report on a cancel request finds the
-order by OrigClOrdID(41).
+ClOrdID is used twice, whatever is cancelled for whatever cause.  A cause beyond its 7 characters (2^35)
+denies an order (R24), but never a cancel: the id of a request holds the cause's low 35 bits, its number alone
+makes it unique, and the journal's CANCEL_OUT has the cause whole.  A report on a cancel request finds
+the order by OrigClOrdID(41).
 """
 
 from __future__ import annotations
@@ -93,6 +95,12 @@ def prepare(pool: int, cause_seq: int) -> int:
 
 
 @inlined
+def next_order(pool: int) -> int:
+    """Return the address of the slot that the next order will have, as prepare() has filled it."""
+    return load_i64(pool + _POOL.orders) + (load_i64(pool + _POOL.count) + 1) * _ORDER_SIZE
+
+
+@inlined
 def _link(pool: int, number: int) -> int:
     return load_i64(pool + _POOL.links) + number * _LINK_SIZE
 
@@ -146,12 +154,13 @@ def next_open(pool: int, number: int) -> int:
 def next_cancel_id(pool: int, target: int, cause_seq: int) -> bool:
     """Write the ClOrdID of the next cancel request; it is used up by take_cancel_id().
 
-    False when the day's numbers are used up or cause_seq does not fit: nothing is written then.
+    Any cause_seq will do: what the id has no room for is left out.  False when the day's numbers, some
+    33 million less day_orders_max, are used up: nothing is written then.
     """
     number = load_i64(pool + _POOL.orders_max) + load_i64(pool + _POOL.cancels) + 1
-    if number > NUMBER_MAX or cause_seq < 0 or cause_seq > CAUSE_MAX:
+    if number > NUMBER_MAX:
         return False
-    put_id(target, load_i64(pool + _POOL.epoch), (number << CAUSE_BITS) | cause_seq)
+    put_id(target, load_i64(pool + _POOL.epoch), (number << CAUSE_BITS) | (cause_seq & CAUSE_MAX))
     return True
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from nimbus.fix import tags
 from nimbus.fix.parse import FIELDS, find, parse, to_char, to_int, to_px, to_qty, value_at
-from nimbus.journal.log import append, free_slots
+from nimbus.journal.log import append, has_free
 from nimbus.journal.types import RecordType
 from nimbus.messages import (
     FILL,
@@ -32,7 +32,16 @@ from nimbus.messages import (
 from nimbus.orders import executions, kill_switch, pool
 from nimbus.orders import states as st
 from nimbus.orders.doubt import settle_doubt
-from nimbus.orders.executions import DIFFERENT, SAME, STORED, TEXT_SIZE_MAX, mix, text_hash
+from nimbus.orders.executions import (
+    DIFFERENT,
+    FULL,
+    SAME,
+    STORED,
+    TEXT_SIZE_MAX,
+    UNKNOWABLE,
+    mix,
+    text_hash,
+)
 from nimbus.orders.journal_records import (
     EXECUTION,
     VERDICT_APPLIED,
@@ -61,6 +70,7 @@ _E_SIZE: Final = EXECUTION.size
 _FILL_SIZE: Final = FILL.size
 _KIND_EXECUTION: Final = int(RecordType.EXECUTION)
 _KIND_FILL: Final = int(RecordType.FILL)
+_RISK, _EXECUTIONS = kill_switch.RISK, kill_switch.EXECUTIONS
 _REPORT, _CANCEL_REJECT = ord("8"), ord("9")
 
 
@@ -123,6 +133,10 @@ def _judge_report(orders: int, fields: int, report: int) -> int:
         return VERDICT_REPEATED
     if seen == DIFFERENT:
         return VERDICT_CONFLICT
+    if seen == UNKNOWABLE and exec_type == st.EXEC_TRADE:
+        cum = load_i64(report + _E.cum_qty)
+        if 0 <= cum <= load_i64(order + _ORDER.cum_qty):
+            return VERDICT_REPEATED
     bits = st.action(load_i64(orders + _ORDERS.table), load_u8(order + _ORDER.status), exec_type)
     return VERDICT_APPLIED if bits else VERDICT_REFUSED
 
@@ -177,16 +191,19 @@ def _book(orders: int, order: int, position: int, report: int, now_ns: int) -> b
 
 
 @inlined
-def _halt(orders: int) -> None:
-    kill_switch.raise_state(load_i64(orders + _ORDERS.kill_switch), kill_switch.RISK, HALTED)
+def _halt(orders: int, source: int) -> None:
+    kill_switch.raise_state(load_i64(orders + _ORDERS.kill_switch), source, HALTED)
 
 
 @inlined
 def _remember(orders: int, report: int) -> None:
     """Mark the execution as seen, after it was applied; short of room, no new orders."""
     table = load_i64(orders + _ORDERS.executions)
-    if executions.insert(table, load_i64(report + _E.exec_id), _contents(report)) != STORED:
-        _halt(orders)
+    found = executions.insert(table, load_i64(report + _E.exec_id), _contents(report))
+    if found != STORED:
+        _halt(orders, _EXECUTIONS)
+    if found == FULL and load_u8(report + _E.exec_type) == st.EXEC_TRADE:
+        count(orders, _ORDERS.unremembered)
 
 
 @inlined
@@ -233,7 +250,7 @@ def apply_execution(orders: int, report: int, now_ns: int) -> None:
     position = position_at(load_i64(orders + _ORDERS.risk), load_u16(order + _ORDER.locate))
     if bits & st.BOOK and not _book(orders, order, position, report, now_ns):
         count(orders, _ORDERS.unbooked)
-        _halt(orders)
+        _halt(orders, _RISK)
         return
     if bits & st.ALARM:
         count(orders, _ORDERS.late_trades)
@@ -335,7 +352,7 @@ def receive(orders: int, now_ns: int) -> int:
         wire = front(ring)
         if wire == 0 or load_i64(wire + _WIRE.due_ns) > now_ns:
             break
-        if free_slots(load_i64(orders + _ORDERS.stream)) < JOURNAL_ROOM:
+        if not has_free(load_i64(orders + _ORDERS.stream), JOURNAL_ROOM):
             count(orders, _ORDERS.stalls)
             break
         size = min(load_u32(wire + _WIRE.size), WIRE_BYTES_MAX)

@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import Any, Final
 
 from nimbus.fix.tags import PX_MAX, QTY_MAX
-from nimbus.journal.log import free_slots
+from nimbus.journal.log import has_free
 from nimbus.messages import (
     BOOK_CROSSED,
     BOOK_FAULTY,
@@ -124,6 +124,7 @@ _TOP_SIZE: Final = TOP_OF_BOOK.size
 _TOP_STRIDE: Final = seqlock.cell_size(TOP_OF_BOOK)
 _POSITION_SIZE: Final = POSITION.size
 _UNFIT: Final = BOOK_STALE | BOOK_CROSSED | BOOK_HALTED | BOOK_INCOMPLETE | BOOK_FAULTY  # one-sided: see R5
+_MARKET_MARKS: Final = BOOK_STALE | BOOK_INCOMPLETE  # what the cell of locate 0 says of every book
 _TOKEN: Final = 1_000_000_000
 _BP: Final = 10_000
 _RETURN_MAX: Final = 1e9  # a forecast beyond it is as insane as an infinite one
@@ -226,6 +227,8 @@ def _market_data(risk: int, top: int, intent: int, now_ns: int) -> int:
     quiet top in a live feed is not stale.
     """
     status, state = load_u8(top + _TOP.status), load_u8(top + _TOP.state)
+    # The market as a whole: one byte of a word that the market loop writes, so it needs no seqlock.
+    status |= load_u8(load_i64(risk + _RISK.tops) + seqlock.VALUE_AT + _TOP.status) & _MARKET_MARKS
     if load_i64(top + _TOP.update) == 0:
         return _deny(risk, MARKET_DATA, -1, 0)
     if status & _UNFIT:
@@ -250,6 +253,18 @@ def _collar(risk: int, top: int, position: int, intent: int) -> int:
     if load_u8(intent + _INTENT.side) == BUY:
         return _deny(risk, COLLAR, px, ref_px2) if 2 * px * _BP > ref_px2 * (_BP + collar) else PASSED
     return _deny(risk, COLLAR, px, ref_px2) if 2 * px * _BP < ref_px2 * (_BP - collar) else PASSED
+
+
+@inlined
+def _closes_all(position: int, intent: int) -> bool:
+    """Say whether an order, with those that are open on its side, closes exactly what is held.
+
+    It only reduces, whatever is filled of it: R3 asks no whole lots of it, else an odd lot were for ever.
+    """
+    held, qty = load_i64(position + _POSITION.position_qty), load_i64(intent + _INTENT.qty)
+    if load_u8(intent + _INTENT.side) == BUY:
+        return held < 0 < qty and held + load_i64(position + _POSITION.open_buy_qty) + qty == 0
+    return held > 0 and qty > 0 and held - load_i64(position + _POSITION.open_sell_qty) - qty == 0
 
 
 @inlined
@@ -284,7 +299,8 @@ def check(risk: int, intent: int, now_ns: int) -> int:
     if field:
         return _deny(risk, INSANE, field, 0)
     obstacle = session_obstacle(load_i64(risk + _RISK.session))
-    if obstacle == 0 and free_slots(load_i64(risk + _RISK.stream)) <= load_i64(risk + _RISK.journal_reserve):
+    stream, reserve = load_i64(risk + _RISK.stream), load_i64(risk + _RISK.journal_reserve)
+    if obstacle == 0 and not has_free(stream, reserve + 1):
         obstacle = JOURNAL_LOW
     if obstacle:
         return _deny(risk, SESSION_DOWN, obstacle, 0)
@@ -299,7 +315,8 @@ def check(risk: int, intent: int, now_ns: int) -> int:
     if of_symbol >= _limit(risk, _LIMITS.symbol_open_orders_max):
         return _deny(risk, OPEN_ORDERS, of_symbol, _limit(risk, _LIMITS.symbol_open_orders_max))
     lot = max(_limit(risk, _LIMITS.lot_qty), 1)
-    if qty < lot or qty > _limit(risk, _LIMITS.qty_max) or qty % lot:
+    is_odd = qty < lot or qty % lot != 0
+    if qty > _limit(risk, _LIMITS.qty_max) or (is_odd and not _closes_all(position, intent)):
         return _deny(risk, QTY, qty, _limit(risk, _LIMITS.qty_max))
     notional = qty * load_i64(intent + _INTENT.px)
     if notional > _limit(risk, _LIMITS.notional_max):
@@ -361,6 +378,10 @@ class Limits:
     def version(self) -> int:
         """Number of this set of limits, 0 = none yet."""
         return int(self._row[0]["version"])
+
+    def raw(self) -> bytes:
+        """Return the LIMITS record that is in force, for the journal."""
+        return bytes(self._row[0].tobytes())
 
     def values(self) -> dict[str, Any]:
         """Return the set that is in force."""

@@ -31,6 +31,7 @@ from nimbus.orders.pool import (
     first_open,
     next_cancel_id,
     next_open,
+    next_order,
     order_at,
     prepare,
     take,
@@ -39,7 +40,6 @@ from nimbus.orders.pool import (
 from nimbus.orders.positions import add_open, add_open_orders
 from nimbus.orders.risk import (
     COLLAR,
-    FIELD_CAUSE,
     FIELD_KIND,
     FIELD_ORDER,
     FIELD_TEXT,
@@ -60,7 +60,7 @@ from nimbus.orders.risk import (
     position_at,
     spend,
 )
-from nimbus.orders.state import ORDERS, count, notify_denial
+from nimbus.orders.state import ORDERS, count, note_intent, notify_denial
 from nimbus.orders.states import PENDING_NEW_STATUS, is_final
 from ringbuf.jit import inlined, kernel
 from ringbuf.memory import clear, load_i64, load_u8, load_u16, store_i64, store_u8, store_u16, store_u32
@@ -135,12 +135,11 @@ def _reserve(orders: int, order: int) -> None:
 
 
 @kernel
-def _send_new(orders: int, intent: int, now_ns: int) -> int:
-    """Make and hand over the order of an intent that has passed; return PASSED or a reason, undone."""
-    wire = claim(load_i64(orders + _ORDERS.out))
-    if wire == 0:
-        _observe(orders, RING_FULL)
-        return SESSION_DOWN
+def write_new(orders: int, wire: int, intent: int, now_ns: int) -> int:
+    """Write the order of an intent into the next free slot of the pool and its message to the WIRE record.
+
+    Neither counts yet.  Returns the size of the message, or a negative status when it cannot be encoded.
+    """
     order = prepare(load_i64(orders + _ORDERS.pool), load_i64(intent + _INTENT.cause_seq))
     qty = load_i64(intent + _INTENT.qty)
     store_i64(order + _ORDER.decision, load_i64(intent + _INTENT.decision))
@@ -159,10 +158,21 @@ def _send_new(orders: int, intent: int, now_ns: int) -> int:
     store_u8(order + _ORDER.status, PENDING_NEW_STATUS)
     store_u8(order + _ORDER.pending, PENDING_NEW)
     seq = load_i64(orders + _ORDERS.next_seq)
-    size = encode_new_order(load_i64(orders + _ORDERS.codec), wire + _WIRE.bytes, order, seq, now_ns)
+    return int(encode_new_order(load_i64(orders + _ORDERS.codec), wire + _WIRE.bytes, order, seq, now_ns))
+
+
+@kernel
+def _send_new(orders: int, intent: int, now_ns: int) -> int:
+    """Make and hand over the order of an intent that has passed; return PASSED or a reason, undone."""
+    wire = claim(load_i64(orders + _ORDERS.out))
+    if wire == 0:
+        _observe(orders, RING_FULL)
+        return SESSION_DOWN
+    size = write_new(orders, wire, intent, now_ns)
     if size < 0:
         _observe(orders, FIELD_TEXT)
         return INSANE
+    order = next_order(load_i64(orders + _ORDERS.pool))
     if _journal_order(orders, order, intent, now_ns) == 0:
         _observe(orders, JOURNAL_LOW)
         return SESSION_DOWN
@@ -194,7 +204,7 @@ def send_cancel(orders: int, number: int, decision: int, cause_seq: int, now_ns:
         return SESSION_DOWN
     pool, codec = load_i64(orders + _ORDERS.pool), load_i64(orders + _ORDERS.codec)
     if not next_cancel_id(pool, order + _ORDER.cancel_id, cause_seq):
-        _observe(orders, FIELD_CAUSE)
+        _observe(orders, FIELD_TEXT)
         return INSANE
     seq = load_i64(orders + _ORDERS.next_seq)
     size = encode_cancel(codec, wire + _WIRE.bytes, order, seq, now_ns)
@@ -268,6 +278,7 @@ def take_intent(orders: int, intent: int, now_ns: int) -> int:
         spend(risk, now_ns)
         if reason == PASSED:
             reason = _send_new(orders, intent, now_ns)
+        note_intent(orders, intent)
     elif kind == INTENT_CANCEL:
         number, decision = load_i64(intent + _INTENT.order), load_i64(intent + _INTENT.decision)
         reason = send_cancel(orders, number, decision, load_i64(intent + _INTENT.cause_seq), now_ns)

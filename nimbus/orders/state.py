@@ -7,13 +7,14 @@ from typing import Final
 from nimbus.messages import FILL, INTENT, ORDER, POSITION
 from nimbus.orders.positions import POSITION_QTY_MAX
 from ringbuf.jit import inlined
-from ringbuf.memory import clear, load_i64, load_u8, load_u16, store_i64, store_u8, store_u16
+from ringbuf.memory import clear, copy, load_i64, load_u8, load_u16, store_i64, store_u8, store_u16
 from ringbuf.records import record
 from ringbuf.spsc import try_push
 
+INTENTS_KEPT: Final = 8  # a power of two
 ORDERS = record(
     "ORDERS",
-    """
+    f"""
     i8  pool            address of the POOL
     i8  risk            address of RISK
     i8  codec           address of the CODEC
@@ -49,17 +50,22 @@ ORDERS = record(
     i8  overfills       alarm: booked beyond the order's quantity (X6)
     i8  mismatches      alarm: CumQty or LeavesQty reported is not ours (X9)
     i8  unbooked        alarm: execution outside the range of positions; trips the kill switch
+    i8  unremembered    alarm: booked while the table of executions was full
     i8  fills_lost      FILL records the strategy's ring refused
     i8  unjournaled     denials the journal refused
     i8  stalls          times the journal had no room for an execution; it stays in the ring
     26i8 denied_by_reason  denials by Reason
-    6i8 pad2            zero
+    5i8 pad2            zero
     64u1 fill           the FILL record being made
     576u1 payload       the journal payload being made
+    i8  rehearsed       rehearsals so far
+    7i8 pad3            zero
+    {INTENTS_KEPT * INTENT.size}u1 intents_kept  recent INTENTs, one for each of so many symbols
     """,
 )
 
 _ORDERS, _FILL, _ORDER, _INTENT, _POSITION = ORDERS.at, FILL.at, ORDER.at, INTENT.at, POSITION.at
+_INTENT_SIZE: Final = INTENT.size
 _FILL_SIZE: Final = FILL.size
 COUNTERS: Final = tuple(
     name
@@ -68,8 +74,20 @@ COUNTERS: Final = tuple(
 )
 ALARMS: Final = (
     "unreadable", "conflicts", "unknown_orders", "refused", "late_trades", "overfills", "mismatches",
-    "unbooked",
+    "unbooked", "unremembered",
 )  # fmt: skip
+# What each means in the journal's ALARM records; code there is the place in ALARMS, from 1: append only.
+ALARM_TEXTS: Final = {
+    "unreadable": "a message could not be parsed or lacks what is needed",
+    "conflicts": "an ExecID came again with other contents",
+    "unknown_orders": "a report names no order of ours",
+    "refused": "a report does not fit the state of its order",
+    "late_trades": "a trade was booked after its order had ended",
+    "overfills": "more was traded than ordered",
+    "mismatches": "the venue's quantities are not ours",
+    "unbooked": "a trade leaves the range of positions and is not booked",
+    "unremembered": "a trade was booked while no more ExecIDs can be kept",
+}
 CUM_QTY_MAX: Final = POSITION_QTY_MAX  # of one order, overfills included
 
 
@@ -122,3 +140,10 @@ def notify_denial(orders: int, kind: int, intent: int, reason: int, now_ns: int)
     store_u8(fill + _FILL.side, load_u8(intent + _INTENT.side))
     store_u8(fill + _FILL.kind, kind)
     _push(orders, fill)
+
+
+@inlined
+def note_intent(orders: int, intent: int) -> None:
+    """Keep a copy of a new order's intent, for rehearsals."""
+    slot = (load_u16(intent + _INTENT.locate) & (INTENTS_KEPT - 1)) * _INTENT_SIZE
+    copy(orders + _ORDERS.intents_kept + slot, intent, _INTENT_SIZE)

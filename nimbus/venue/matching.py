@@ -3,8 +3,8 @@
 Taking walks the other side's real levels, best first, within the limit, and the orders of a level in their
 order.  The real book does not change by it (no market impact, see queue_model.py), so the venue remembers
 how many shares it took from each real order: the same displayed shares are never sold to us twice.  The
-note is tagged with the order's arrival stamp and dies with it; when the real order shrinks, what we took
-still counts against what is left of it.
+note is tagged with the order's arrival stamp and dies with it, or with the run of the feed (renew.py); when
+the real order shrinks, what we took still counts against what is left of it.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ def _take_from(venue: int, books: BookState, slot: int, wanted: int) -> int:
     got = max(min(wanted, order_qty(books, slot) - taken), 0)
     if got:
         store_i64(note_at, (stamp << 32) | (taken + got))
+        store_i64(venue + _V.taken_used, max(load_i64(venue + _V.taken_used), slot))
     return got
 
 

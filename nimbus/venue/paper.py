@@ -25,7 +25,6 @@ from nimbus.venue import paper_layout as layout
 from nimbus.venue.matching import arrive
 from nimbus.venue.paper_layout import (
     BATCH_MAX,
-    CANCELED,
     NEW,
     REPORTS_MAX,
     VENUE,
@@ -37,8 +36,8 @@ from nimbus.venue.paper_layout import (
     order_at,
     slot_of,
 )
-from nimbus.venue.paper_reports import copy_id, flush, free, room, send_cancel_reject, send_report
-from nimbus.venue.queue_model import dequeue
+from nimbus.venue.paper_reports import copy_id, flush, room, send_cancel_reject, send_report
+from nimbus.venue.renew import end_resting, is_in_line
 from ringbuf.jit import inlined, kernel
 from ringbuf.memory import (
     clear,
@@ -236,12 +235,8 @@ def cancel_order(venue: int, fields: int, now_ns: int) -> None:
         count(venue, _C.cancel_rejected)
         send_cancel_reject(venue, order, request, orig, reason, now_ns)
         return
-    dequeue(venue, order)
-    store_i64(order + _O.leaves_qty, 0)
-    store_u8(order + _O.status, CANCELED)
     count(venue, _C.cancelled)
-    send_report(venue, order, CANCELED, 0, 0, request, now_ns)
-    free(venue, order)
+    end_resting(venue, order, request, now_ns)
 
 
 @inlined
@@ -285,7 +280,13 @@ def _receive(venue: int, books: BookState, now_ns: int) -> int:
 
 @inlined
 def receive(venue: int, books: BookState, now_ns: int) -> int:
-    """Handle the requests that have arrived by now_ns, at most BATCH_MAX; return how many."""
+    """Handle the requests that have arrived by now_ns, at most BATCH_MAX; return how many.
+
+    When the books have begun anew our resting orders are cancelled first.
+    """
+    if not is_in_line(venue, books, now_ns):
+        count(venue, _C.waits)
+        return 0
     return _receive(venue, books, now_ns) if _arrived(venue, now_ns) else 0
 
 

@@ -81,7 +81,9 @@ VENUE = record(
     i8  order_number   OrderID given last
     i8  exec_number    ExecID given last
     i8  seq            MsgSeqNum given last
-    7i8 pad            zero
+    i8  runs_ended     of the books, when our orders last were in line with them (renew.py)
+    i8  taken_used     last slot of the book that has a note in `taken`
+    5i8 pad            zero
     """,
 )
 
@@ -107,7 +109,8 @@ VENUE_COUNTERS = record(
     i8  deferred            reports that had to wait for room in the ring
     i8  waits               times a request had to wait for room in the ring
     i8  unsent              reports that could not be written
-    5i8 pad                 zero
+    i8  renewed             resting orders cancelled because the books began anew
+    4i8 pad                 zero
     """,
 )
 

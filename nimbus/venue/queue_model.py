@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from nimbus.book.layout import BookState
+from nimbus.book.layout import BookState, runs_ended
 from nimbus.book.publish import top_at
 from nimbus.feed.itch import ADD, ADD_MPID, CANCEL, DELETE, EXECUTED, EXECUTED_PX, REPLACE, TRADE
 from nimbus.messages import BOOK_HALTED, BUY, CHANGE, SELL, TOP_OF_BOOK
@@ -183,7 +183,9 @@ def _flow(venue: int, books: BookState, change: int, now_ns: int) -> int:
 @kernel
 def _on_change(venue: int, books: BookState, change: int, now_ns: int) -> int:
     filled, locate = 0, load_u16(change + _CHANGE.locate)
-    if locate < load_i64(venue + _V.symbols_max) and load_i64(row_at(venue, locate) + _ROW.resting) > 0:
+    is_in_line = load_i64(venue + _V.runs_ended) == runs_ended(books)  # else they wait for their cancel
+    is_known = is_in_line and locate < load_i64(venue + _V.symbols_max)
+    if is_known and load_i64(row_at(venue, locate) + _ROW.resting) > 0:
         filled = _flow(venue, books, change, now_ns)
     if load_i64(venue + _V.owing_first) != 0 and flush(venue) == 0:
         count(venue, _C.deferred)

@@ -18,7 +18,7 @@ from strategy.features.state import (
     volatility,
     warm_mask,
 )
-from strategy.features.update import BAD_LOCATE, BAR_CLOSED, TWO_SIDED, VECTOR_WRITTEN, update
+from strategy.features.update import BAD_LOCATE, BAR_CLOSED, RUN_BEGAN, TWO_SIDED, VECTOR_WRITTEN, update
 
 __all__ = [
     "BAD_LOCATE",
@@ -30,6 +30,7 @@ __all__ = [
     "INDEX",
     "NAMES",
     "NORMALISATION",
+    "RUN_BEGAN",
     "TWO_SIDED",
     "VECTOR",
     "VECTOR_WRITTEN",

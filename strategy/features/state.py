@@ -90,7 +90,8 @@ FEATURE_STATE = record(
     {COLUMNS}f8 vector  the feature vector (columns.py)
     u4  warm          bit = column is warm
     u4  pad           zero
-    8i8 pad2          zero
+    i8  run           run of the feed that all this was seen in (BOOK_EVENT.run)
+    7i8 pad2          zero
     """,
 )
 

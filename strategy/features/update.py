@@ -12,13 +12,23 @@ from typing import Final
 
 from nimbus.messages import BOOK_EVENT, BUY, SELL, STATE_CHANGED, TOP_CHANGED, TRADED
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import load_f64, load_i64, load_u8, load_u16, load_u32, store_f64, store_i64, store_u32
+from ringbuf.memory import (
+    clear,
+    load_f64,
+    load_i64,
+    load_u8,
+    load_u16,
+    load_u32,
+    store_f64,
+    store_i64,
+    store_u32,
+)
 from strategy.features.arithmetic import decay, log_ratio
 from strategy.features.bars import BAR_BITS, BP, MINUTE_NS, SECOND_NS, put, roll, start
 from strategy.features.columns import COLUMNS, VECTOR
 from strategy.features.state import FEATURE_STATE, FEATURES_STATE, RING, row
 
-VECTOR_WRITTEN, TWO_SIDED, BAR_CLOSED = 1, 2, 4
+VECTOR_WRITTEN, TWO_SIDED, BAR_CLOSED, RUN_BEGAN = 1, 2, 4, 8
 BAD_LOCATE: Final = -1
 
 FAST_S, MIDDLE_S, SLOW_S, LONG_S = 1.0, 10.0, 60.0, 300.0
@@ -28,7 +38,7 @@ _NO_ASK_PX = 1 << 62
 _CANCEL, _DELETE = ord("X"), ord("D")
 
 _AT, _HEAD, _COLUMN, _EVENT = FEATURE_STATE.at, FEATURES_STATE.at, VECTOR.at, BOOK_EVENT.at
-_RING_MASK = RING - 1
+_RING_MASK, _ROW_SIZE = RING - 1, FEATURE_STATE.size
 
 
 @inlined
@@ -256,10 +266,11 @@ def _count(addr: int) -> None:
 
 @kernel
 def update(features: int, event: int) -> int:
-    """Take in one BOOK_EVENT; return VECTOR_WRITTEN, TWO_SIDED and BAR_CLOSED bits, or BAD_LOCATE.
+    """Take in one BOOK_EVENT; return VECTOR_WRITTEN, TWO_SIDED, BAR_CLOSED, RUN_BEGAN bits, or BAD_LOCATE.
 
     features: Features.addr; event: address of a BOOK_EVENT, in any order of time: one that lies before
-    its symbol's last is taken at the last's time, and counted.
+    its symbol's last is taken at the last's time, and counted.  The first of a new run of the feed
+    finds the symbol as if it had never been seen: its exchange times may begin anywhere.
     """
     locate = load_u16(event + _EVENT.locate)
     if locate >= load_i64(features + _HEAD.symbols_max):
@@ -267,6 +278,10 @@ def update(features: int, event: int) -> int:
         return BAD_LOCATE
     state = row(features, locate)
     now_ns, done = load_i64(event + _EVENT.exch_ns), 0
+    if load_i64(state + _AT.run) != load_i64(event + _EVENT.run):
+        clear(state, _ROW_SIZE)
+        store_i64(state + _AT.run, load_i64(event + _EVENT.run))
+        done = RUN_BEGAN
     if load_i64(state + _AT.events) == 0:
         _begin(state, now_ns)
     last_ns = load_i64(state + _AT.last_ns)
@@ -274,7 +289,7 @@ def update(features: int, event: int) -> int:
         if load_i64(state + _AT.mid_px2) > 0 and now_ns // SECOND_NS > load_i64(state + _AT.second):
             capped = roll(state, now_ns)
             store_i64(features + _HEAD.capped_bars, load_i64(features + _HEAD.capped_bars) + capped)
-            done = BAR_CLOSED
+            done |= BAR_CLOSED
         _fade(state, now_ns - last_ns)
         store_i64(state + _AT.last_ns, now_ns)
     elif now_ns < last_ns:

@@ -68,6 +68,13 @@ def _strike(model: int, row: int, now_ns: int) -> None:
     store_i64(row + _AT.resume_ns, now_ns + rest_ns)
 
 
+@inlined
+def _names_working(row: int, fill: int) -> bool:
+    """Say whether a FILL is about the order that works now: a refused cancel names its order."""
+    order = load_i64(row + _AT.order)
+    return order != 0 and load_i64(fill + _FILL.order) == order
+
+
 @kernel
 def on_fill(model: int, fill: int) -> int:
     """Take in one FILL record; return OK or BAD_LOCATE."""
@@ -99,7 +106,9 @@ def on_fill(model: int, fill: int) -> int:
         if load_i64(row + _AT.filled_qty) == 0 and load_i64(row + _AT.cancel) == 0:
             _strike(model, row, now_ns)  # an IOC that found nothing; a cancel we asked for is no failure
         _end(model, row, locate)
-    elif kind == FILL_CANCEL_REJECTED or (kind == FILL_DENIED and decision == load_i64(row + _AT.cancel)):
+    elif (kind == FILL_CANCEL_REJECTED and _names_working(row, fill)) or (
+        kind == FILL_DENIED and decision == load_i64(row + _AT.cancel)
+    ):
         store_i64(row + _AT.cancel, 0)  # it works on; the next decision or its deadline asks again
     elif kind != FILL_ACCEPTED:
         add(model + _HEAD.late_fills, 1)

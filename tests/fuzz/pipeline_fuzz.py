@@ -57,8 +57,8 @@ FIELDS, BYTES, SEQUENCE = range(3)  # what a round mutates
 class GuardedSegment(Segment):
     """Puts each area directly before a page that cannot be touched."""
 
-    def allocate(self, name: str, size: int) -> int:
-        size = (size + 63) & -64
+    def allocate(self, name: str, size: int, *, align: int = 64) -> int:
+        size = (size + align - 1) & -align
         at = self._base + int(self._header["used"][0])
         super().allocate(f"{name}<", -(at + size) % PAGE)
         found = super().allocate(name, size)

@@ -18,6 +18,14 @@ SIZES = {
 EXTENSIONS = {0, 43, 50, 51, 60, 135, 139, 140}
 
 
+SILENCE = 10 * 10**9
+
+
+def exchange_time(message: bytes) -> int:
+    """Return the nanoseconds since midnight of an ITCH message."""
+    return int.from_bytes(message[5:11], "big")
+
+
 def number(data: bytes) -> int:
     return int.from_bytes(data, "big")
 
@@ -109,9 +117,13 @@ class SlowFeed:
     incomplete: bool = False
     run: int = 0
     held: list[tuple[bytes, int, list[bytes]]] = field(default_factory=list)
+    now: int = 0  # receive time of the frame in hand
+    heard: int = 0  # when the present session was last alive
+    newest: int = -1  # newest exchange time delivered in this run
 
-    def frame(self, link: str, data: bytes) -> None:
+    def frame(self, link: str, data: bytes, recv_ns: int = 0) -> None:
         """Take one frame of a link kind."""
+        self.now = recv_ns
         self.counts["frames"] += 1
         reason, payload = payload_of(link, data, self.counts)
         reason = reason or self.datagram(payload)
@@ -147,11 +159,16 @@ class SlowFeed:
             first = self.expected
             self.counts["unsequenced"] += count
         elif first + count <= self.expected:
-            return self.consider(session, first, messages, "duplicate")
+            is_new = bool(good) and exchange_time(good[0]) > self.newest
+            if is_new or self.now - self.heard >= SILENCE:
+                return self.consider(session, first, messages, "duplicate")
+            self.heard = self.now
+            return "duplicate"
         if first > self.expected:
             self.gap(first)
         self.counts["overlaps"] += first < self.expected
         self.held = []
+        self.heard = self.now
         self.counts["delivered"] += 1
         self.deliver(first, messages)
         return ""
@@ -164,7 +181,8 @@ class SlowFeed:
                 return "foreign"
             self.begin(session, first)
         elif not self.nameless:
-            self.held = [] if first >= self.expected else self.held
+            if first >= self.expected:
+                self.held, self.heard = [], self.now
             if first > self.expected:
                 self.gap(first)
         self.counts["trailing"] += not exact
@@ -189,7 +207,7 @@ class SlowFeed:
         self.stale = self.ended = False
         self.expected = 1 if self.nameless else first
         self.run += 1
-        self.held = []
+        self.held, self.heard, self.newest = [], self.now, -1
 
     def consider(self, session: bytes, first: int, messages: list[bytes], reason: str) -> str:
         """Hold a datagram that may begin a new run; return the reason it is refused for meanwhile."""
@@ -210,7 +228,8 @@ class SlowFeed:
         self.begin(held[0][0], held[0][1])
         self.counts["delivered"] += len(held)
         for _, first, messages in held:
-            self.deliver(first, messages)
+            self.counts["unsequenced"] += len(messages) * self.nameless
+            self.deliver(self.expected if self.nameless else first, messages)
 
     def close(self) -> None:
         """Believe a new session at the end of a file when two datagrams announced it."""
@@ -220,6 +239,9 @@ class SlowFeed:
 
     def deliver(self, first: int, messages: list[bytes]) -> None:
         """Hand on the messages that are new."""
+        good = [m for m in messages if m and SIZES.get(chr(m[0])) == len(m)]
+        if good:
+            self.newest = max(self.newest, exchange_time(good[-1]))
         for seq, m in enumerate(messages, first):
             if seq >= self.expected and m and SIZES.get(chr(m[0])) == len(m):
                 self.delivered.append((seq, m))

@@ -83,6 +83,13 @@ def _r11(i: dict[str, Any], w: World) -> bool:
     return held - w.position["open_sell_qty"] - i["qty"] < -limit
 
 
+def _closes_all(i: dict[str, Any], w: World) -> bool:
+    """Say whether an odd lot may leave since nothing is left: all that is held and not yet on its way out."""
+    held, buys = w.position["position_qty"], i["side"] == ord("B")
+    rest = -held - w.position["open_buy_qty"] if buys else held - w.position["open_sell_qty"]
+    return 0 < i["qty"] == rest
+
+
 def check(i: dict[str, Any], w: World) -> int:
     """Return 0 or the first reason in the order of the document."""
     if w.state not in ("PAPER", "LIVE", "REDUCING"):
@@ -98,7 +105,7 @@ def check(i: dict[str, Any], w: World) -> int:
         or w.position["open_orders"] >= lim["symbol_open_orders_max"]
     ):
         return 15
-    if i["qty"] < lim["lot_qty"] or i["qty"] > lim["qty_max"] or i["qty"] % lim["lot_qty"]:
+    if i["qty"] > lim["qty_max"] or ((i["qty"] < 1 or i["qty"] % lim["lot_qty"]) and not _closes_all(i, w)):
         return 3
     if Decimal(i["qty"]) * Decimal(i["px"]) > lim["notional_max"]:
         return 4

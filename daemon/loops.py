@@ -1,0 +1,188 @@
+"""The loops of the live placements: the steps of pipeline.py, by the machine's clock, until the stop word.
+
+    compact    one thread: a packet is carried from the wire to the order before the next one is looked at
+    dedicated  three threads, joined by the rings that are there anyway:
+                 market    source, sequencing, books, news, paper exchange
+                 strategy  events, fills -> decisions, intents
+                 orders    intents -> messages out; reports in -> states, positions, fills
+
+The steps are the same kernels as in a replay; only who calls them, and whose clock is read, differs.  A loop
+never returns to Python before the stop word: heartbeat, idling and clock are words in memory.  Between two
+looks at the orders at most PACKETS_MAX packets are carried, so that a storm cannot keep reports waiting.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from typing import Final
+
+from daemon.pipeline import (
+    CONTROL,
+    STOPPED,
+    Pipeline,
+    journal_decisions,
+    obey,
+    step,
+    take_intents,
+    take_message,
+    take_news,
+)
+from nimbus.feed.source import next_of
+from nimbus.journal.log import has_free
+from nimbus.market import BATCH_MAX, fetch, pass_time, take_packet
+from nimbus.orders.link import transport_work
+from nimbus.orders.rehearse import REHEARSE_NS, rehearse
+from nimbus.orders.reports import receive
+from nimbus.venue.paper import receive as venue_receive
+from ringbuf.agent import beat, idle, should_stop
+from ringbuf.atomics import load_relaxed, store_relaxed
+from ringbuf.clock import now_ns as clock_ns
+from ringbuf.histogram import record_value
+from ringbuf.jit import inlined, kernel
+from ringbuf.memory import load_i64, store_i64
+from strategy.agent import work
+
+PACKETS_MAX: Final = 32
+SAMPLE_MASK: Final = 15  # one packet in 16 has its stages timed
+DECISIONS_ROOM: Final = 4 * BATCH_MAX  # records: an event may lead to two decisions of two records each
+_C = CONTROL.at
+
+# Words of one loop: its heartbeat, how it idles, its own clock (Unix UTC).
+Loop = namedtuple("Loop", ["heartbeat", "idler", "clock"])
+
+
+@inlined
+def _count_message(p: Pipeline) -> int:
+    count = load_relaxed(p.control + _C.heartbeat) + 1
+    store_relaxed(p.control + _C.heartbeat, count)
+    return count
+
+
+@kernel
+def _carry(p: Pipeline, now_ns: int, started_ns: int, is_sampled: bool) -> int:
+    """Carry the messages at hand through everything, in one thread; return how many."""
+    done = 0
+    message = fetch(p.market)
+    while message != 0:
+        done += 1
+        _count_message(p)
+        step(p, message, now_ns, started_ns, is_sampled)
+        message = fetch(p.market)
+    return done
+
+
+@kernel
+def _tend_orders(p: Pipeline, now_ns: int) -> int:
+    """Let reports in and what waits out; return how much was done."""
+    done = transport_work(p.orders, p.transport, now_ns) if p.transport != 0 else 0
+    done += receive(p.orders, now_ns)
+    obey(p, now_ns)
+    return done
+
+
+@kernel
+def run_compact(p: Pipeline, loop: Loop) -> int:
+    """Run every agent in one thread; return STOPPED."""
+    packets = rehearsed_ns = 0
+    while not should_stop(p.control):
+        now_ns = clock_ns(loop.clock)
+        done = 0
+        for _ in range(PACKETS_MAX):
+            if next_of(p.source, p.market.packet) <= 0:
+                break
+            packets += 1
+            started_ns = clock_ns(loop.clock)
+            now_ns = max(take_packet(p.market), started_ns)
+            is_sampled = packets & SAMPLE_MASK == 0
+            if is_sampled:
+                record_value(load_i64(p.control + _C.feed_ns), clock_ns(loop.clock) - started_ns)
+            done += 1 + _carry(p, now_ns, started_ns, is_sampled)
+        if pass_time(p.market, now_ns) > 0:
+            done += _carry(p, now_ns, 0, is_sampled=False)
+        done += take_news(p, now_ns)
+        if p.venue != 0:
+            venue_receive(p.venue, p.market.books, now_ns)
+        done += _tend_orders(p, now_ns)
+        done += work(p.strategy, now_ns, 0)
+        if journal_decisions(p, now_ns):
+            done += take_intents(p, loop.clock, now_ns, 0)
+        store_i64(p.control + _C.now_ns, now_ns)
+        beat(loop.heartbeat, now_ns, done)
+        if done == 0 and now_ns - rehearsed_ns >= REHEARSE_NS:
+            rehearsed_ns = now_ns
+            rehearse(p.orders, now_ns)
+        idle(loop.idler, done)
+    return STOPPED
+
+
+@kernel
+def _apply_all(p: Pipeline, now_ns: int) -> int:
+    """Apply the messages at hand to their books; return how many."""
+    done = 0
+    message = fetch(p.market)
+    while message != 0:
+        done += 1
+        _count_message(p)
+        if p.venue != 0:
+            venue_receive(p.venue, p.market.books, now_ns)
+        take_message(p, message, now_ns)
+        message = fetch(p.market)
+    return done
+
+
+@kernel
+def run_market(p: Pipeline, loop: Loop) -> int:
+    """Run source, sequencing, books, news and the paper exchange; return STOPPED."""
+    while not should_stop(p.control):
+        now_ns = clock_ns(loop.clock)
+        done = 0
+        for _ in range(PACKETS_MAX):
+            if next_of(p.source, p.market.packet) <= 0:
+                break
+            started_ns = clock_ns(loop.clock)
+            now_ns = max(take_packet(p.market), started_ns)
+            done += 1 + _apply_all(p, now_ns)
+            record_value(load_i64(p.control + _C.book_ns), clock_ns(loop.clock) - started_ns)
+        if pass_time(p.market, now_ns) > 0:
+            done += _apply_all(p, now_ns)
+        done += take_news(p, now_ns)
+        if p.venue != 0:
+            venue_receive(p.venue, p.market.books, now_ns)
+        store_i64(p.control + _C.now_ns, now_ns)
+        beat(loop.heartbeat, now_ns, done)
+        idle(loop.idler, done)
+    return STOPPED
+
+
+@kernel
+def run_strategy(p: Pipeline, loop: Loop) -> int:
+    """Run features, contradiction, inference and decisions; return STOPPED.
+
+    Without room for a batch of decisions in the journal no event is taken: events wait in their ring.
+    """
+    while not should_stop(p.control):
+        now_ns = clock_ns(loop.clock)
+        limit = BATCH_MAX if has_free(p.strategy_stream, DECISIONS_ROOM) else 0
+        done = work(p.strategy, now_ns, limit)
+        journal_decisions(p, now_ns)
+        if done > 0:
+            record_value(load_i64(p.control + _C.strategy_ns), clock_ns(loop.clock) - now_ns)
+        beat(loop.heartbeat, now_ns, done)
+        idle(loop.idler, done)
+    return STOPPED
+
+
+@kernel
+def run_orders(p: Pipeline, loop: Loop) -> int:
+    """Run risk, order pool, encoding and the socket, and take reports in; return STOPPED."""
+    rehearsed_ns = 0
+    while not should_stop(p.control):
+        now_ns = clock_ns(loop.clock)
+        done = take_intents(p, loop.clock, now_ns, 0)
+        done += _tend_orders(p, now_ns)
+        beat(loop.heartbeat, now_ns, done)
+        if done == 0 and now_ns - rehearsed_ns >= REHEARSE_NS:
+            rehearsed_ns = now_ns
+            rehearse(p.orders, now_ns)
+        idle(loop.idler, done)
+    return STOPPED

@@ -1,0 +1,193 @@
+"""Venue and daemon over a real wire: the same books, the same orders, and what happens when things break."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import signal
+import time
+
+import pytest
+from dpdk_rig import BridgeProcess, build_bridge
+from pair_rig import Session, session, wire
+from replays import replay
+
+from daemon.exchange_config import read_exchange_config
+from daemon.namespaces import VethPair
+from daemon.wire.pair import DAEMON, VENUE, Process, start_venue
+
+__all__ = ["wire"]
+pytestmark = pytest.mark.alone
+
+IMPAIRED = {
+    "impair_a.lost_ppm": 10_000, "impair_a.duplicated_ppm": 10_000, "impair_a.reordered_ppm": 10_000,
+    "impair_b.lost_ppm": 50_000,
+}  # fmt: skip
+
+
+def hashes(seen: Session) -> tuple[str, str]:
+    return seen.told["book_state_hash"], seen.summary["book_state_hash"]
+
+
+def check_gaps(source: dict[str, int]) -> None:
+    """Every number that was missing was brought by somebody, and every gap was closed by somebody."""
+    brought = source["by_line"] + source["by_rerequest"] + source["by_snapshot"]
+    assert source["missing"] == brought
+    assert source["lost"] == 0
+    closed = source["gaps_by_line"] + source["gaps_by_rerequest"] + source["gaps_by_snapshot"]
+    assert source["gaps"] == closed
+    assert source["conflicts"] == 0
+
+
+@pytest.mark.parametrize("source", ["af_packet", "af_xdp", "udp"])
+def test_the_books_of_a_live_feed_are_those_of_its_file(
+    source: str, wire: VethPair, tmp_path: pathlib.Path
+) -> None:
+    with session(wire, tmp_path, {}, {"feed.source": source}) as seen:
+        seen.wait_for_the_end()
+    theirs, ours = hashes(seen)
+    assert theirs == ours
+    assert seen.summary["gaps"] == 0
+    (day,) = (tmp_path / "venue").glob("day*.pcap")
+    assert replay(day, tmp_path / "replayed").summary["book_state_hash"] == ours
+
+
+def test_a_lossy_wire_gives_the_same_books_and_every_gap_is_accounted_for(
+    wire: VethPair, tmp_path: pathlib.Path
+) -> None:
+    with session(wire, tmp_path, IMPAIRED | {"impair_b.lost_ppm": 300_000}) as seen:
+        seen.wait_for_the_end()
+    theirs, ours = hashes(seen)
+    assert theirs == ours
+    source = seen.summary["source"]
+    check_gaps(source)
+    assert source["by_line"] > 0
+    assert source["by_rerequest"] > 0, "30 % of one line and 1 % of the other: some are on neither"
+
+
+def test_a_late_start_loads_a_snapshot(wire: VethPair, tmp_path: pathlib.Path) -> None:
+    flow = {"flow.start": "at_once", "flow.packets_per_s": 2_000}
+    with session(wire, tmp_path, flow) as seen:
+        seen.wait_for_the_end()
+    theirs, ours = hashes(seen)
+    assert theirs == ours
+    assert seen.summary["source"]["snapshots"] >= 1
+
+
+def test_both_sides_book_the_same_orders_fills_and_positions(wire: VethPair, tmp_path: pathlib.Path) -> None:
+    eager = {
+        "model.kind": "linear", "strategy.margin_bp": 0.0, "strategy.fee_bp": 0.0,
+        "strategy.agreement_min": 0.5, "strategy.cooldown_ms": 0, "feed.record": True,
+    }  # fmt: skip
+    with session(wire, tmp_path, {"flow.packets_per_s": 4_000}, eager) as seen:
+        seen.wait_for_the_end()
+    ours, theirs = seen.summary, seen.told
+    assert ours["orders"] == theirs["orders"] > 50
+    assert ours["fills"] == theirs["fills"] > 10
+    booked = theirs["positions"].get("CONTRAFUSION", {})
+    assert {s: row["qty"] for s, row in booked.items() if row["qty"]} == {
+        s: row["qty"] for s, row in ours["positions"].items() if row["qty"]
+    }
+    names = [row["cl_ord_id"] for row in seen.table("orders.csv")]
+    assert len(set(names)) == len(names) == ours["orders"]
+    assert ours["alarms"] == {}
+    (recorded,) = (tmp_path / "run").glob("packets*.pcapng")
+    again = replay(recorded, tmp_path / "replayed").summary
+    assert again["book_state_hash"] == ours["book_state_hash"]
+
+
+def test_the_daemon_survives_a_wire_that_goes_down_and_a_venue_that_is_killed(
+    wire: VethPair, tmp_path: pathlib.Path
+) -> None:
+    flow = {"flow.packets_per_s": 2_000, "flow.at_end": "stay"}
+    with session(wire, tmp_path, flow) as seen:
+        seen.daemon.wait_for("fix_logged_on", 60)
+        seen.wait_until(lambda: seen.metric("feed_messages_total") > 2_000, "the first messages")
+        wire.set_link(VENUE, "down")
+        time.sleep(1.0)
+        wire.set_link(VENUE, "up")
+        seen.wait_for_the_end()
+        before = seen.metric("feed_messages_total")
+        seen.venue.stop(signal.SIGKILL)
+        seen.daemon.wait_for("fix_disconnected", 60)
+        again = session_again(seen)
+        try:
+            seen.daemon.wait_for("fix_logged_on", 60)
+            seen.wait_until(lambda: seen.metric("feed_messages_total") > before + 1_000, "the new session")
+        finally:
+            again.stop()
+
+
+def session_again(seen: Session) -> Process:
+    """Start a venue in the place of the one that was killed."""
+    return start_venue(seen.pair, seen.folder, read_exchange_config(seen.folder / "venue.toml"))
+
+
+def test_a_storm_drops_and_the_books_are_whole_again(wire: VethPair, tmp_path: pathlib.Path) -> None:
+    """As fast as the venue can, into a ring that holds a fraction of it; what was dropped is repaired."""
+    flow = {"flow.pace": "max", "feed.messages_max": 1, "feed.group_b": "", "snapshot.port": 26_480}
+    with session(wire, tmp_path, flow, {"feed.ring_packets": 512, "run.idle": "backoff"}) as seen:
+        seen.wait_for_the_end()
+    theirs, ours = hashes(seen)
+    assert theirs == ours
+    source = seen.summary["source"]
+    check_gaps(source)
+    assert source["0.received"] + source["0.dropped"] >= seen.told["last_seq"]
+
+
+def test_the_books_over_a_dpdk_bridge_that_is_killed_and_restarted(
+    wire: VethPair, tmp_path: pathlib.Path
+) -> None:
+    program, ring = build_bridge(tmp_path), tmp_path / "bridge"
+    device = f"net_af_packet0,iface={wire.interfaces[DAEMON]}"
+
+    def bridge() -> BridgeProcess:
+        made = BridgeProcess(program, ring, devices=[device], start=functools.partial(wire.start, DAEMON))
+        made.wait_polling()
+        return made
+
+    first = bridge()
+    source = {"feed.source": "dpdk", "feed.bridge": str(ring)}
+    with session(wire, tmp_path, {"flow.packets_per_s": 2_000}, source) as seen:
+        seen.wait_until(lambda: seen.metric("feed_messages_total") > 2_000, "the first messages")
+        first.finish(signal.SIGKILL)
+        second = bridge()
+        seen.wait_for_the_end()
+        assert second.finish() == 0
+    theirs, ours = hashes(seen)
+    assert theirs == ours
+    check_gaps(seen.summary["source"])
+
+
+FULL = {
+    "flow.packets_per_s": 100_000, "feed.messages_max": 1, "feed.group_b": "",
+    "generator.messages": 3_000_000, "generator.symbols": 64, "book.live_orders_max": 1_048_576,
+    "book.levels_max": 262_144,
+}  # fmt: skip
+ROOMY = {"book.live_orders_max": 1_048_576, "book.levels_max": 262_144}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["af_packet", "af_xdp", "udp"])
+def test_half_a_minute_at_a_hundred_thousand_packets_a_second(
+    source: str, wire: VethPair, tmp_path: pathlib.Path
+) -> None:
+    with session(wire, tmp_path, FULL, ROOMY | {"feed.source": source}) as seen:
+        seen.wait_for_the_end()
+    theirs, ours = hashes(seen)
+    assert theirs == ours
+    counted = seen.summary["source"]
+    check_gaps(counted)
+    assert counted["0.received"] + counted["0.dropped"] >= seen.told["last_seq"]
+
+
+@pytest.mark.slow
+def test_half_a_minute_of_bad_lines_at_a_hundred_thousand_packets_a_second(
+    wire: VethPair, tmp_path: pathlib.Path
+) -> None:
+    flow = FULL | IMPAIRED | {"feed.group_b": "239.192.7.2", "flow.packets_per_s": 100_000}
+    with session(wire, tmp_path, flow, ROOMY) as seen:
+        seen.wait_for_the_end()
+    theirs, ours = hashes(seen)
+    assert theirs == ours
+    check_gaps(seen.summary["source"])
