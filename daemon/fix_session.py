@@ -21,7 +21,7 @@ POLL_S: Final = 0.002
 LOGOUT_S: Final = 15.0
 _WARNINGS: Final = frozenset({
     Kind.REFUSED, Kind.HELD, Kind.GAP, Kind.TIMED_OUT, Kind.LOST, Kind.OVERSIZED, Kind.UNREACHABLE,
-    Kind.IN_DOUBT, Kind.REJECT_SENT,
+    Kind.IN_DOUBT, Kind.REJECT_SENT, Kind.VIOLATION,
 })  # fmt: skip
 
 

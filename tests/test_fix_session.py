@@ -107,7 +107,7 @@ def test_s05_an_acceptor_closes_on_an_invalid_logon_without_a_word(name):
     line = Line()
     assert line.give("A", *BAD_LOGONS[name]) == []
     assert line.session.is_closed
-    assert line.kinds() == [Kind.FAULT]
+    assert line.kinds() == [Kind.VIOLATION]
 
 
 @pytest.mark.parametrize("name", [*BAD_LOGONS, "another interval"])

@@ -56,7 +56,8 @@ class Kind(Enum):
     RESENT = "fix_resent"
     REJECT_SENT = "fix_reject_sent"
     TIMED_OUT = "fix_timed_out"
-    FAULT = "fix_fault"
+    FAULT = "fix_fault"  # on our side
+    VIOLATION = "fix_violation"  # on the peer's: a message that has no place in this state
     LOST = "fix_disconnected"
     OVERSIZED = "fix_oversized"
     UNREACHABLE = "fix_unreachable"
@@ -371,7 +372,7 @@ class Engine:
         self._tell(Kind.TIMED_OUT, self._event.name)
 
     def _do_fault(self) -> None:
-        self._tell(Kind.FAULT, f"{self._event.name} in {self._before.name} {self._fault_text}".strip())
+        self._tell(Kind.VIOLATION, f"{self._event.name} in {self._before.name} {self._fault_text}".strip())
 
     def _do_alarm(self) -> None:
         self._tell(Kind.OVERSIZED, f"{self._message.msg_type} {self._message.seq}")
