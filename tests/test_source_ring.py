@@ -78,6 +78,7 @@ def test_a_frame_is_given_byte_for_byte_with_its_time_and_number(rig, ring, segm
     assert hand.row["number"] == 2
     assert first_ns <= hand.row["recv_ns"] < first_ns + 60_000_000_000
     assert hand.next() is None
+    assert ring._sock.getsockopt(socket.SOL_SOCKET, 35) == 1  # SO_TIMESTAMPNS: stamped at the arrival
     reference.close()
 
 
