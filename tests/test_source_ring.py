@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import socket
 import threading
@@ -25,7 +26,7 @@ from net.traffic import (
 from nimbus.feed.af_packet import AfPacketV2
 from nimbus.feed.decode import Feed, Subscription, open_packet
 from nimbus.feed.source import SourceError, wait_readable
-from nimbus.feed.udp_send import UdpSender, send_paced
+from nimbus.feed.udp_send import UdpSender, send_datagram, send_paced
 from nimbus.messages import LINK_ETHERNET, STAMP_KERNEL
 from ringbuf.agent import create_stop, request_stop
 from ringbuf.segment import Segment
@@ -78,6 +79,7 @@ def test_a_frame_is_given_byte_for_byte_with_its_time_and_number(rig, ring, segm
     assert hand.row["number"] == 2
     assert first_ns <= hand.row["recv_ns"] < first_ns + 60_000_000_000
     assert hand.next() is None
+    assert ring._sock.getsockopt(socket.SOL_SOCKET, 35) == 1  # SO_TIMESTAMPNS: stamped at the arrival
     reference.close()
 
 
@@ -135,6 +137,17 @@ def test_our_own_frames_are_not_given(rig, ring, segment):
     send(rig.client, Datagrams([b"ours"]))
     assert Packets(segment, ring).next() is None
     assert ring.counters()["offered"] == 0
+
+
+def test_a_tap_on_the_loopback_sees_what_this_machine_sends_there_once(rig, segment):
+    source = rig.client.run(AfPacketV2, segment, "lo", LINES, frames=512)
+    sender = rig.client.run(UdpSender, segment, GROUP_A, PORT_A, interface="127.0.0.1", loop=True)
+    hand = Packets(segment, source)
+    with contextlib.closing(source), contextlib.closing(sender):
+        for text in (b"first", b"second"):
+            send_datagram(sender.state, *Datagrams([text]).rows[0].tolist())
+            assert wait_readable(hand.sources.state, 30_000) == 1
+            assert [frame[42:] for frame in hand.all()] == [text]
 
 
 def test_without_subscriptions_every_udp_datagram_passes(rig, tap, segment):

@@ -86,6 +86,16 @@ def test_other_groups_on_the_port_are_not_ours(rig, listen, segment):
         assert Packets(segment, other, name="second").all() == [b"B"]
 
 
+def test_what_another_socket_joined_on_another_interface_is_not_ours(rig, listen, segment, keep):
+    ours, other = listen(), listen(name="other", interface="127.0.0.1")
+    sender = keep(rig.client.run(UdpSender, segment, GROUP_A, PORT_A, interface="127.0.0.1", loop=True))
+    send_datagram(sender.state, *Datagrams([b"lo"]).rows[0].tolist())
+    theirs = Packets(segment, other)
+    assert wait_readable(theirs.sources.state, 30_000) == 1
+    assert theirs.all() == [b"lo"]
+    assert Packets(segment, ours, name="second").all() == []
+
+
 def test_two_readers_of_one_group_both_get_it(rig, listen, segment):
     first, second = listen(), listen(name="second")
     send(rig.exchange, Datagrams([b"both"]))
