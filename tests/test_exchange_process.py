@@ -218,17 +218,23 @@ def test_after_a_kill_the_numbers_and_positions_go_on_and_the_session_id_is_new(
         process.wait_for("flow_ended")
         client = process.client()
         client.log_on()
+        client.order("open", "B", 7, "9.50")
+        client.expect("8", t150="0")
         client.order("one", "B", 40, "10.10")
         client.expect("8", t150="F")
         process.child.send_signal(signal.SIGKILL)
         process.child.wait()
-        first = process.started
+        first, trade_id = process.started, client.heard[-1][17]
     with venue(tmp_path / "again", text) as process:
         assert process.started["epoch"] == first["epoch"] + 1
         assert process.started["session"] != first["session"]
         process.wait_for("flow_ended")
         again = process.client(seq=client.seq)
-        assert int(again.log_on()[34]) == 4  # after Logon, New, Trade
+        assert int(again.log_on()[34]) == 6  # after Logon, New, New, Trade, and what nobody has read yet:
+        again.send("2", (7, 5), (16, 0))
+        orphan = again.expect("8", t43="Y", t34=5)
+        assert (orphan[11], orphan[150], orphan[39], orphan[38], orphan[151]) == ("open", "4", "4", "7", "0")
+        assert orphan[17][:5] == f"{trade_id[:3]}2U"
         again.order("two", "B", 10, "10.10")
         trade = again.expect("8", t150="F")
         summary = process.stop()
