@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gzip
 import json
 import pathlib
 import signal
@@ -439,3 +440,19 @@ def test_a_capture_at_fault_ends_the_exchange_with_a_line(tmp_path, line_a):
     assert process.child.returncode == 1
     assert out == ""
     assert "message length 0" in (tmp_path / "stderr.log").read_text().splitlines()[-1]
+
+
+def test_a_real_morning_passes_bit_for_bit(tmp_path, line_a, shared_data):
+    folder = shared_data / "itch" / "lobster_aapl"
+    raw, messages = gzip.decompress((folder / "aapl_20120621_0930_0940.itch50.bin.gz").read_bytes()), []
+    while raw:
+        size = int.from_bytes(raw[:2], "big")
+        messages.append(raw[2 : 2 + size])
+        raw = raw[2 + size :]
+    text = settings(tmp_path, tmp_path / "unused", [line_a], flow='at_end = "stop"')
+    capture = folder / "aapl_20120621_0930_0940.pcap.gz"
+    with venue(tmp_path, text, "--capture", str(capture), "--speed", "100000x") as process:
+        summary = process.finish()
+    line_a.until_end()
+    assert [line_a.messages[n] for n in sorted(line_a.messages)] == messages
+    assert summary["book_state_hash"] == summary["recorded_state_hash"] == hash_of(messages)
