@@ -148,8 +148,12 @@ class ExchangeProcess:
                 raise CommandError(msg) from None
 
     def _turn(self) -> int:
-        """Move what lies between the planes: shadow book, events, reports; return how much that was."""
-        done = self.system.shadow.follow(FOLLOW_BATCH)
+        """Move what lies between the planes: shadow book, events, reports; return what cannot wait.
+
+        The shadow book can: the flow alone is no reason to turn without pause.
+        """
+        followed = self.system.shadow.follow(FOLLOW_BATCH)
+        done = followed if followed == FOLLOW_BATCH else 0
         done += self.system.gateway.drain()
         return done + self.acceptor.deliver()
 

@@ -21,6 +21,8 @@ from nimbus.fix.session import Session
 from nimbus.fix.settings import Reset, Role, SessionSettings
 from nimbus.fix.store import FileLog, Store, StoreError
 from nimbus.venue.gateway import Gateway
+from nimbus.venue.gateway_text import ORPHAN_IDS
+from nimbus.venue.orphans import report_orphans
 
 TICK_S: Final = 0.05
 READ_SIZE: Final = 65_536
@@ -58,6 +60,7 @@ class Acceptor:
         self._settings = SessionSettings(
             Role.ACCEPTOR, fix.sender, heartbeat_s=fix.heartbeat_s, reset=Reset(fix.reset)
         )
+        self._orphans = 0
         self._logs: list[FileLog] = []
         self._stores: dict[str, Store] = {}
         try:
@@ -66,6 +69,7 @@ class Acceptor:
                 log = FileLog(folder / f"{client.replace('/', '_')}.fix")
                 self._logs.append(log)
                 self._stores[client] = Store(log)
+                self._report_orphans(client)
         except OSError as error:
             msg = f"{folder}: {error.strerror or error}"
             raise CommandError(msg) from None
@@ -80,6 +84,14 @@ class Acceptor:
         self.handled = 0  # application messages so far
         self.failure = ""
         self.counts: Counter[str] = Counter(connections=0, logons=0, disconnects=0)
+
+    def _report_orphans(self, client: str) -> None:
+        """Report the orders that the last process left open as cancelled."""
+        number = ORPHAN_IDS + self._orphans
+        found = report_orphans(self._stores[client], self._gateway.epoch, number, time.time_ns())
+        self._orphans += found
+        if found:
+            self._log.warning("orders_orphaned", client=client, orders=found)
 
     async def start(self, host: str, port: int) -> None:
         """Listen; raises OSError."""

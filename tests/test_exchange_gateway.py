@@ -11,10 +11,12 @@ from fix_client import encode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nimbus.fix.message import Message
+from nimbus.fix.message import Message, fields
+from nimbus.fix.store import Sent, Store
 from nimbus.venue.gateway import Gateway
 from nimbus.venue.gateway_text import identifier, parse_decimal
 from nimbus.venue.ledger import Ledger, LedgerError
+from nimbus.venue.orphans import report_orphans
 
 NS = OPEN_NS.to_bytes(6, "big")
 GOOD = {11: "a1", 38: "100", 40: "2", 44: "10.10", 54: "1", 55: "SYM00001", 59: "0"}
@@ -257,3 +259,30 @@ def test_what_is_no_decimal_is_refused(text):
     value = parse_decimal(text, 10_000)
     assert (value >= 0) == bool(text.isascii() and text.replace(".", "", 1).isdigit() and text[:1] != "." and
                                 not text.partition(".")[2][4:].strip("0"))  # fmt: skip
+
+
+def test_orders_of_a_dead_process_are_reported_cancelled_once():
+    desk, store = Desk(), Store()
+
+    def send(answers: list[dict[int, str]]) -> None:
+        for answer in answers:
+            pairs = sorted((tag, value) for tag, value in answer.items() if tag not in {0, 35})
+            store.use(Sent(answer[35], b"20251125-22:51:51.123", fields(pairs)))
+
+    send(desk.say("D", GOOD | {11: "filled"}))
+    send(desk.say("D", GOOD | {11: "open", 44: "9.00", 38: "60"}))
+    send(desk.say("D", GOOD | {11: "part", 44: "10.10", 38: "80"}))
+    send(desk.say("D", GOOD | {11: "gone", 44: "9.00"}))
+    send(desk.say("F", {11: "cancel", 41: "gone"}))
+    send(desk.say("D", GOOD | {11: "bad", 55: "NOBODY"}))
+    send(desk.say("H", {11: "never"}))
+    before = store.next_out
+    assert report_orphans(store, 8, 100, NOW) == 2
+    reports = [dict(Message.parse(store.sent(seq).body).fields) for seq in range(before, store.next_out)]
+    assert [(r[11], r[14], r[38], r[17]) for r in reports] == [
+        (b"open", b"0", b"60", identifier(8, 101).encode()),
+        (b"part", b"50", b"80", identifier(8, 102).encode()),
+    ]
+    assert {(r[150], r[39], r[151]) for r in reports} == {(b"4", b"4", b"0")}
+    assert all(32 not in r and b"started again" in r[58] for r in reports)
+    assert report_orphans(store, 9, 100, NOW) == 0

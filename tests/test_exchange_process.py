@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gzip
 import json
 import pathlib
 import signal
@@ -218,17 +219,23 @@ def test_after_a_kill_the_numbers_and_positions_go_on_and_the_session_id_is_new(
         process.wait_for("flow_ended")
         client = process.client()
         client.log_on()
+        client.order("open", "B", 7, "9.50")
+        client.expect("8", t150="0")
         client.order("one", "B", 40, "10.10")
         client.expect("8", t150="F")
         process.child.send_signal(signal.SIGKILL)
         process.child.wait()
-        first = process.started
+        first, trade_id = process.started, client.heard[-1][17]
     with venue(tmp_path / "again", text) as process:
         assert process.started["epoch"] == first["epoch"] + 1
         assert process.started["session"] != first["session"]
         process.wait_for("flow_ended")
         again = process.client(seq=client.seq)
-        assert int(again.log_on()[34]) == 4  # after Logon, New, Trade
+        assert int(again.log_on()[34]) == 6  # after Logon, New, New, Trade, and what nobody has read yet:
+        again.send("2", (7, 5), (16, 0))
+        orphan = again.expect("8", t43="Y", t34=5)
+        assert (orphan[11], orphan[150], orphan[39], orphan[38], orphan[151]) == ("open", "4", "4", "7", "0")
+        assert orphan[17][:5] == f"{trade_id[:3]}2U"
         again.order("two", "B", 10, "10.10")
         trade = again.expect("8", t150="F")
         summary = process.stop()
@@ -433,3 +440,19 @@ def test_a_capture_at_fault_ends_the_exchange_with_a_line(tmp_path, line_a):
     assert process.child.returncode == 1
     assert out == ""
     assert "message length 0" in (tmp_path / "stderr.log").read_text().splitlines()[-1]
+
+
+def test_a_real_morning_passes_bit_for_bit(tmp_path, line_a, shared_data):
+    folder = shared_data / "itch" / "lobster_aapl"
+    raw, messages = gzip.decompress((folder / "aapl_20120621_0930_0940.itch50.bin.gz").read_bytes()), []
+    while raw:
+        size = int.from_bytes(raw[:2], "big")
+        messages.append(raw[2 : 2 + size])
+        raw = raw[2 + size :]
+    text = settings(tmp_path, tmp_path / "unused", [line_a], flow='at_end = "stop"')
+    capture = folder / "aapl_20120621_0930_0940.pcap.gz"
+    with venue(tmp_path, text, "--capture", str(capture), "--speed", "100000x") as process:
+        summary = process.finish()
+    line_a.until_end()
+    assert [line_a.messages[n] for n in sorted(line_a.messages)] == messages
+    assert summary["book_state_hash"] == summary["recorded_state_hash"] == hash_of(messages)

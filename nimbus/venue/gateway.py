@@ -300,9 +300,9 @@ class Gateway:
         self._replies.append(Reply(client, msg_type, body))
 
     def _own_id(self) -> str:
-        """Return an ExecID for a report that the engine knows nothing of: its number begins with V."""
+        """Return an ExecID for a report that the engine knows nothing of."""
         self._executions += 1
-        return identifier(self.epoch, (31 << 55) + self._executions)
+        return identifier(self.epoch, text.GATEWAY_IDS + self._executions)
 
     def _report(
         self, order: Order, exec_type: str, now_ns: int, *, exec_id: str = "", cancel: str = "",

@@ -19,6 +19,8 @@ ACCOUNT: Final = 1
 CL_ORD_ID_MAX: Final = 32
 ACCOUNT_MAX: Final = 32
 UNIT: Final = 10_000  # prices are 1/10,000
+# ExecIDs of reports that the engine knows nothing of: their numbers begin with V and U.
+GATEWAY_IDS, ORPHAN_IDS = 31 << 55, 30 << 55
 Pairs = list[tuple[int, bytes | str | int]]
 _DECIMAL: Final = re.compile(r"(\d{1,12})(?:\.(\d{0,12}))?", re.ASCII)
 _SIDES: Final = {"1": "B", "2": "S"}
