@@ -8,10 +8,9 @@ Nothing here checks anything: addresses and sizes come from a plan that was chec
 from __future__ import annotations
 
 import math
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from llvmlite import ir
-from numba.core import cgutils
 
 from bicep import simd
 from bicep.plan.layout import GROUP, GROUP_TAIL, LINE
@@ -43,9 +42,7 @@ def _spread(b: Any, value: Any, lanes: int) -> Any:
 
 def _fused(b: Any, x: Any, y: Any, z: Any) -> Any:
     kind = x.type
-    signature = ir.FunctionType(kind, [kind] * 3)
-    fma = cast("Any", cgutils).get_or_insert_function(b.module, signature, f"llvm.fma.v{kind.count}f32")
-    return b.call(fma, [x, y, z])
+    return b.call(simd.function(b, f"llvm.fma.v{kind.count}f32", kind, kind, kind, kind), [x, y, z])
 
 
 def _take(b: Any, addr: Any, lanes: int) -> Any:
