@@ -108,8 +108,8 @@ def _mean_squares(square: Floats, tag: NDArray[np.int64]) -> Floats:
     return np.array([square[tag == t].mean() if (tag == t).any() else square.mean() for t in range(EXPERTS)])
 
 
-def measure_errors(image: bytes, rows: Calibration) -> Floats:
-    """Return the error of every setting: [expert, rung, mode]."""
+def measure_errors(image: bytes, rows: Calibration) -> tuple[Floats, Floats]:
+    """Return the error of every setting [expert, rung, mode], and by expert what 1 of them is: a return."""
     asked = Asked(image, rows)
     reference = np.mean([asked.ask(0, MC_32, 10_000 + n)["mean"].copy() for n in range(_REPEATS)], axis=0)
     size = np.maximum(_mean_squares(reference**2, rows.tag), 1e-300)
@@ -120,7 +120,7 @@ def measure_errors(image: bytes, rows: Calibration) -> Floats:
         errors = [(asked.ask(rung, mode, n)["mean"] - reference) ** 2 for n in range(repeats)]
         squares[rung, mode] = _mean_squares(np.mean(errors, axis=0), rows.tag)
     above = np.maximum(squares - squares[0, MC_32], 0.0)
-    return np.asarray(np.sqrt(above / size).transpose(2, 0, 1))
+    return np.asarray(np.sqrt(above / size).transpose(2, 0, 1)), np.sqrt(size)
 
 
 def measure_analytic(image: bytes, rows: Calibration, rung: int = 0) -> Floats:
@@ -177,7 +177,7 @@ def calibrate(image: bytes, rows: Calibration) -> tuple[bytes, dict[str, Any]]:
 
     Raises PlanError when the plan refuses a row.
     """
-    errors = measure_errors(image, rows)
+    errors, scale = measure_errors(image, rows)
     complete = with_errors(image, errors)
     ratios = [measure_analytic(image, rows, rung) for rung in range(errors.shape[1])]
     quantiles = [
@@ -186,6 +186,7 @@ def calibrate(image: bytes, rows: Calibration) -> tuple[bytes, dict[str, Any]]:
     ]
     entry = {
         "rows": len(rows.features),
+        "error_unit": scale.tolist(),  # by expert: root mean square of the reference
         "rungs": describe(complete),
         "error_by_mode": errors.max(axis=0).tolist(),  # [rung][mode], of the worst expert
         "samples_by_mode": list(MODE_SAMPLES),

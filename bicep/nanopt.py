@@ -38,6 +38,7 @@ class Reason(IntEnum):
     ERROR = 3  # shadow evaluations forbid the old setting
     VOLATILITY = 4  # the error factor puts the old setting outside the budget
     PIN = 5
+    START = 6  # what a run begins with, where it is not the dense rung with all samples
 
 
 @dataclass(slots=True, frozen=True)
@@ -229,6 +230,11 @@ class NANOpt:
     def unpin(self) -> None:
         """Let the law choose again."""
         self._pinned = None
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether a pin holds."""
+        return self._pinned is not None
 
     def step(self, seen: Observation) -> Change | None:
         """Take one period's observation; return the change to make, if any."""

@@ -121,6 +121,45 @@ class ModelConfig:
     folder: str = setting("models", "folder of the trained models; its file `pinned` names one")
 
 
+def rung_density(text: str) -> float | None:
+    """Return the density of a pinned rung, None of "auto"; raises ValueError otherwise."""
+    if text == "auto":
+        return None
+    density = float(text)
+    if not 0 < density <= 1:
+        msg = "give auto, or a density above 0 and up to 1"
+        raise ValueError(msg)
+    return density
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BicepConfig:
+    """How much of the model an inference computes."""
+
+    rung: str = setting("1.0", "density of the rung that serves; auto: NANopt chooses", read=rung_density)
+    uncertainty: str = setting(
+        "mc",
+        "mc: from samples; analytic: computed; any: auto chooses among both",
+        choices=("mc", "analytic", "any"),
+    )
+    slo_us: float = setting(20.0, "auto: what nine of ten inferences may take", low=0.1, high=1e6)
+    error_budget: float = setting(
+        0.25,
+        "auto: largest error of a setting, as a share of the model's own answers",
+        low=0.0001,
+        high=100.0,
+    )
+    dwell_ms: int = setting(1_000, "auto: at most one change in so long", low=1, high=10**7)
+    period_ms: int = setting(100, "auto: NANopt looks so often", low=1, high=60_000)
+    shadow_every: int = setting(64, "auto: one decision in so many is checked; 0 = none", low=0, high=10**9)
+    volatility_high: float = setting(
+        0.0,
+        "auto: beyond it errors are taken to grow; return per square root of a second, 0 = off",
+        low=0.0,
+        high=1.0,
+    )
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class StrategyConfig:
     """When and how the trading model acts."""
@@ -284,6 +323,7 @@ class Config:
     book: BookConfig = section(BookConfig)
     news: NewsConfig = section(NewsConfig)
     model: ModelConfig = section(ModelConfig)
+    bicep: BicepConfig = section(BicepConfig)
     strategy: StrategyConfig = section(StrategyConfig)
     risk: RiskConfig = section(RiskConfig)
     orders: OrdersConfig = section(OrdersConfig)

@@ -21,6 +21,7 @@ import uvloop
 from aiohttp import web
 
 from daemon.admin.app import build
+from daemon.admin.auth import Operator
 from daemon.admin.fills import RecentFills
 from daemon.admin.views import SystemViews
 from daemon.config import Config
@@ -33,6 +34,8 @@ from daemon.pipeline import settle
 from daemon.player import create_player
 from daemon.progress import showing_compilation
 from daemon.run_journal import RunJournal
+from daemon.rung_control import RungControl, measured_costs
+from daemon.rungs import as_text
 from daemon.start_up import masked, terminable
 from daemon.system import System, segment_size
 from daemon.systemd import Notifier
@@ -88,7 +91,9 @@ class Daemon:
 
     def _build(self, capture: pathlib.Path | None) -> None:
         config = self.config
-        self.system = System(config, capture, segment=self.segment)
+        self.system = System(config, capture, segment=self.segment, is_live=True)
+        adapts = self.system.rungs.is_adaptive
+        self.rungs = RungControl(self.system, self.log, measured_costs(self.system)) if adapts else None
         self.stop_word = self.system.control_addr
         self.system.control["depths"] = 1
         if capture is not None:
@@ -100,7 +105,8 @@ class Daemon:
         self.loops = self._loops(capture)
         fills = RecentFills()
         self.journal.writer.listener = fills.take
-        self.views = SystemViews(self.system, self.loops, fills)
+        self.views = SystemViews(self.system, self.loops, fills, self.rungs)
+        self.operator = Operator(self.rungs, self.folder) if self.rungs else None
         self.session = FixSession(self.system, self.folder, self.log) if self.system.transport else None
         self.watch = FeedWatch(self.system, self.log) if capture is None else None
         self.recorder = self._recorder()
@@ -197,7 +203,7 @@ class Daemon:
                 loop.clock.recalibrate()
 
     async def _serve(self) -> web.AppRunner:
-        runner = web.AppRunner(build(self.views), access_log=None)
+        runner = web.AppRunner(build(self.views, self.operator), access_log=None)
         await runner.setup()
         try:
             await web.TCPSite(runner, self.config.admin.host, self.config.admin.port).start()
@@ -237,6 +243,8 @@ class Daemon:
                       epoch=self.config.epoch, model=self.system.model.id, source=self.config.feed.source,
                       capture=str(self.system.capture or ""))  # fmt: skip
         tasks = [asyncio.create_task(self._drain()), asyncio.create_task(self._recalibrate())]
+        if self.rungs:
+            tasks.append(asyncio.create_task(self.rungs.run()))
         if self.watch:
             tasks.append(asyncio.create_task(self.watch.run()))
         if self.session:
@@ -274,10 +282,13 @@ class Daemon:
             self.failure = self.failure or str(error)
             return
         self.log.info("stopped", orders=summary["orders"], fills=summary["fills"],
+                      rungs=as_text(summary["rungs"]),
                       journal_hash=summary["journal_hash"], folder=str(self.folder))  # fmt: skip
 
     def close(self) -> None:
-        """Close session and sources, and remove the shared segment."""
+        """Close session and sources, remove the shared segment and the token."""
+        if self.operator:
+            self.operator.close()
         if self.session:
             self.session.close()
         self.system.close()

@@ -27,6 +27,7 @@ from daemon.pipeline import (
     take_message,
     take_news,
 )
+from daemon.rung_change import change_rung, rung_waits
 from nimbus.feed.source import next_of
 from nimbus.journal.log import has_free
 from nimbus.market import BATCH_MAX, fetch, pass_time, take_packet
@@ -162,6 +163,8 @@ def run_strategy(p: Pipeline, loop: Loop) -> int:
     """
     while not should_stop(p.control):
         now_ns = clock_ns(loop.clock)
+        if rung_waits(p):
+            change_rung(p, now_ns)
         limit = BATCH_MAX if has_free(p.strategy_stream, DECISIONS_ROOM) else 0
         done = work(p.strategy, now_ns, limit)
         journal_decisions(p, now_ns)

@@ -18,6 +18,7 @@ from daemon import report
 from daemon.config import config_hash
 from daemon.errors import CommandError, writing
 from daemon.run_journal import RunJournal
+from daemon.rungs import served
 from daemon.system import System
 from nimbus.book.snapshot import state_hash
 from nimbus.journal.segments import JournalError
@@ -112,6 +113,15 @@ _BOOK_REFUSALS: Final = (
 )  # fmt: skip
 
 
+def rungs_of(run: RunJournal) -> list[dict[str, Any]]:
+    """Return the settings of the plan that served, with their decisions; none where no plan answered."""
+    system = run.system
+    if system.model.plan is None:
+        return []
+    rows = list(show(run.folder, types=[RecordType.RUNG])) if system.rungs.taken else []
+    return served(rows, system.strategy.counters()["decision"])
+
+
 def summarise(run: RunJournal) -> dict[str, Any]:
     """Return summary.json."""
     system = run.system
@@ -121,7 +131,7 @@ def summarise(run: RunJournal) -> dict[str, Any]:
     return {
         "capture": os.fsencode(system.capture).decode("utf-8", "replace") if system.capture else "",
         "truncated": system.source.truncated,
-        "warnings": system.source.warnings + system.feed.warnings(),
+        "warnings": system.source.warnings + system.feed.warnings() + system.rungs.warnings,
         "packets": system.feed.counters()["frames"],
         "source": system.input_counters(),
         "messages": messages,
@@ -146,6 +156,7 @@ def summarise(run: RunJournal) -> dict[str, Any]:
         "journal_hash": run.journal_hash,
         "journal_records": run.writer.records,
         "model": system.model.summary(),
+        "rungs": rungs_of(run),
         "latency_ns": latency_of(system),
         "elapsed_s": round(run.elapsed_s, 3),
         "throughput_msgs_per_s": round(handled / run.elapsed_s) if run.elapsed_s else 0,
@@ -185,8 +196,8 @@ def _write_csv(path: pathlib.Path, fields: tuple[str, ...], rows: Iterator[Any] 
 
 def write(run: RunJournal, folder: pathlib.Path) -> dict[str, Any]:
     """Write the four files into folder; return the summary."""
-    summary = summarise(run)
     try:
+        summary = summarise(run)
         fills = list(fills_of(run))
     except JournalError as error:
         raise CommandError(str(error)) from None

@@ -4,7 +4,7 @@
     2. market    PACKET           -> books, tops, CHANGE, BOOK_EVENT
     3. venue     WIRE out -> WIRE in   the socket (transport), or the paper exchange that stands in its place
     4. news      schedule         -> NEWS cells
-    5. strategy  BOOK_EVENT, FILL, NEWS -> INTENT, DECISION
+    5. strategy  BOOK_EVENT, FILL, NEWS, RUNG -> INTENT, DECISION
     6. orders    INTENT -> WIRE out;  WIRE in -> positions, FILL
     7. journal   DECISION, orders -> rings -> segments on disk   (cold: see replay.py and live.py)
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import namedtuple
 from typing import Final
 
+from daemon.rung_change import change_rung, rung_waits
 from nimbus.book.publish import publish_depth
 from nimbus.feed.capture import next_packet
 from nimbus.feed.itch import DIRECTORY
@@ -109,7 +110,7 @@ Pipeline = namedtuple(
     "Pipeline",
     [
         "source", "market", "venue", "transport", "schedule", "news", "strategy", "intents", "decisions",
-        "orders", "market_stream", "strategy_stream", "orders_stream", "news_taken", "control",
+        "orders", "market_stream", "strategy_stream", "orders_stream", "news_taken", "control", "rungs",
     ],
 )  # fmt: skip
 
@@ -257,6 +258,8 @@ def step(p: Pipeline, message: int, now_ns: int, started_ns: int, is_sampled: bo
     applied_ns = _time(p) if is_sampled else 0
     receive(p.orders, now_ns)
     thinking_ns = _time(p) if is_sampled else 0
+    if rung_waits(p):
+        change_rung(p, now_ns)
     handled = work(p.strategy, now_ns, BATCH_MAX)
     if is_sampled:
         record_value(load_i64(p.control + _C.book_ns), applied_ns - fetched_ns)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.config import Config, ModelConfig
+from daemon.config import BicepConfig, Config, ModelConfig
 from daemon.errors import CommandError
 from daemon.pipeline import NEED_INPUT, run_inline
 from daemon.system import System, close_input
@@ -31,7 +31,7 @@ def record_rows(
 
     Raises CommandError when the capture or its news cannot be read.
     """
-    config = dataclasses.replace(config, model=ModelConfig(kind="off"))
+    config = dataclasses.replace(config, model=ModelConfig(kind="off"), bicep=BicepConfig())
     rows: list[NDArray[Any]] = []
     memory = Segment.anonymous(RECORDER.size + ROWS_A_CALL * FEATURE_ROW.size + 2 * CACHE_LINE + (1 << 20))
     recorder = Recorder(memory, ROWS_A_CALL)

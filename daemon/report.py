@@ -105,6 +105,9 @@ def render(summary: Mapping[str, Any], equity: Sequence[tuple[float, float]], li
         "fills": f"{summary['fills']:,}",
         "profit, dollars": f"{pnl['total']:,.2f}",
     }
+    rungs = {
+        f"{r['density']:g}, {r['samples'] or 'no'} samples": r["decisions"] for r in summary.get("rungs", [])
+    }
     parts = [
         "<!doctype html><html lang=en><head><meta charset=utf-8>",
         f"<title>Contrafusion replay of {capture}</title><style>{STYLE}</style></head><body>",
@@ -121,6 +124,7 @@ def render(summary: Mapping[str, Any], equity: Sequence[tuple[float, float]], li
         "<div class=row>",
         counts("Decisions by tag", summary["decisions"]),
         counts("Decisions by reason", summary["decision_reasons"]),
+        counts("Decisions by rung", rungs),
         counts("Denied or rejected orders", summary["rejects"]),
         counts("Messages", summary["messages"]),
         counts("Refused input", summary["refused"]),

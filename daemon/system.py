@@ -16,6 +16,7 @@ from daemon.config import Config, VenueConfig, config_hash
 from daemon.errors import CommandError
 from daemon.model import load_model
 from daemon.pipeline import CONTROL, Pipeline
+from daemon.rungs import Rungs
 from daemon.wire_input import WireInput, live_settings
 from nimbus.book.layout import BOOK
 from nimbus.book.owner import Books, table_sizes
@@ -158,7 +159,8 @@ class System:
     """Own every agent of one run; `pipeline` goes to the loop kernels.
 
     capture: what is played; None = the live sources of the configuration.
-    recorder: address of a feature recorder for training, 0 = none.
+    recorder: address of a feature recorder for training, 0 = none.  is_live: NANopt may run beside it.
+    rungs: journal whose changes of rung are applied again, None = the configuration says.
     """
 
     def __init__(
@@ -168,7 +170,10 @@ class System:
         *,
         segment: Segment | None = None,
         recorder: int = 0,
+        rungs: pathlib.Path | None = None,
+        is_live: bool = False,
     ) -> None:
+        self._recorded, self._is_live = rungs, is_live
         self.config, self.capture = config, capture
         self.segment = segment or map_segment(segment_size(config))
         self.source: CaptureSource | WireInput = (
@@ -206,6 +211,7 @@ class System:
         self.transport = None if is_paper else self._transport()
         self.news_cells = create_cells(self.segment, "news", symbols_max, NEWS)
         self.model = load_model(config, self.segment, symbols_max)
+        self.rungs = Rungs(config, self.model, self.segment, recorded=self._recorded, live=self._is_live)
         self.strategy = self._strategy(recorder, rings)
         stages = STAGES if is_paper else STAGES + WIRE_STAGES
         self.histograms = {stage: Histogram.create(self.segment, f"latency.{stage}") for stage in stages}
@@ -227,6 +233,7 @@ class System:
             orders_stream=self.streams[ORDERS_STREAM].addr,
             news_taken=self.segment.allocate("news.taken", NEWS_TAKEN.size),
             control=self.control_addr,
+            rungs=self.rungs.ring,
         )
 
     def _rings(self) -> Rings:
@@ -316,6 +323,7 @@ class System:
         for stage, word in _STAGE_WORDS.items():
             self.control[word] = self.histograms[stage].addr if stage in self.histograms else 0
         self.strategy.head["clock"] = self.clock.addr
+        self.strategy.head["sampler"] = self.rungs.sampler.addr if self.rungs.sampler else 0
         self.strategy.head["inference_ns"] = self.histograms["inference"].addr
 
     def refill(self) -> bool:

@@ -26,7 +26,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 ROOT: Final = pathlib.Path(__file__).resolve().parents[1]
-HOT_SOURCES: Final = ("ringbuf", "nimbus", "bicep", "strategy", "daemon/pipeline.py", "daemon/loops.py")
+HOT_SOURCES: Final = (
+    "ringbuf", "nimbus", "bicep", "strategy",
+    "daemon/pipeline.py", "daemon/loops.py", "daemon/rung_change.py",
+)  # fmt: skip
 _HEAP_CALL: Final = re.compile(
     r"[@!](NRT_Allocate\w*|NRT_MemInfo_alloc\w*|numba_gil_ensure|PyErr_\w+|numba_exception_output)"
 )

@@ -27,6 +27,7 @@ from ringbuf.memory import (
 )
 from strategy.features import normalise, vector_at
 from strategy.rule import LINEAR, linear_answer
+from strategy.shadows import sample
 from strategy.state import SCRATCH, STRATEGY
 
 SAMPLES: Final = 32  # what DECISION.agree counts
@@ -64,6 +65,14 @@ def _ask_plan(strategy: int, event: int, decision: int, inputs: int) -> None:
     store_f64(decision + _DECISION.mean, load_f64(answer + _INFERENCE.mean))
     store_f64(decision + _DECISION.epistemic, load_f64(answer + _INFERENCE.epistemic))
     store_f64(decision + _DECISION.aleatoric, load_f64(answer + _INFERENCE.aleatoric))
+    sample(
+        load_i64(strategy + _AT.sampler),
+        load_i64(strategy + _AT.features),
+        inputs,
+        load_i64(event + _EVENT.seq),
+        load_i64(answer + _INFERENCE.news_version),
+        decision,
+    )
 
 
 @inlined

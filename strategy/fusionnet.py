@@ -64,8 +64,11 @@ class FusionNet(nn.Module):
         half = self.news(news, start=self.tech.bias)  # with the bias, as the plan keeps it
         if state is None:
             state = torch.arange(len(tech), device=tech.device)
-        hidden = self.second(self.tech(tech, start=half, state=state, keep=first_keep), keep=second_keep)
-        mean, log_variance = self.heads(hidden).unbind(-1)
+        return self.read(self.tech(tech, start=half, state=state, keep=first_keep), second_keep)
+
+    def read(self, hidden: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return mean and clamped log variance of what the first layer gave."""
+        mean, log_variance = self.heads(self.second(hidden, keep=keep)).unbind(-1)
         return mean, log_variance.clamp(LOG_VARIANCE_MIN, LOG_VARIANCE_MAX)
 
     def layers(self) -> dict[str, BICEPLayer]:

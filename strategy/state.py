@@ -41,7 +41,8 @@ STRATEGY = record(
     i8  clock         address: CLOCK that times inference, 0 = not timed
     i8  inference_ns  address: histogram of inference
     i8  rule          address: LINEAR, asked when there is no plan; 0 = none
-    2i8 pad           zero
+    i8  sampler       address: SAMPLER of the shadow evaluations, 0 = none
+    i8  pad           zero
     """,
 )
 

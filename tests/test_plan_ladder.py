@@ -365,7 +365,7 @@ def test_a_calibrated_ladder_says_what_each_rung_loses(tmp_path, bench):
 
 def test_the_error_of_a_rung_is_that_of_a_direct_count(bench):
     rows = _calibration(20)
-    errors = calibration.measure_errors(bench.image, rows)
+    errors, units = calibration.measure_errors(bench.image, rows)
     reference_mean, rung_mean = [], []
     for n in range(20):
         embedding = rows.news[rows.state[n]]
@@ -379,6 +379,7 @@ def test_the_error_of_a_rung_is_that_of_a_direct_count(bench):
         mine = rows.tag == tag
         expected = np.sqrt(np.mean(difference[mine] ** 2) / np.mean(size[mine] ** 2))
         assert errors[tag, 6, MC_32] == pytest.approx(expected, rel=0.1)
+        assert units[tag] == pytest.approx(np.sqrt(np.mean(size[mine] ** 2)) * SCALE, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,10 @@ def _bank(key: tuple[int, int], units: int, outputs: int, header: Any) -> NDArra
     return np.concatenate([first[:, :units], second[:, units:]], axis=1)
 
 
+def _scratch_size(units: int, outputs: int) -> int:
+    return SCRATCH.size + padded(work_size(units, outputs), CACHE_LINE)
+
+
 class Plan:
     """A loaded model: immutable weights, mask bank, news cells and scratch in one segment.
 
@@ -154,12 +158,14 @@ class Plan:
     agent at a time: it has one scratch area.
     """
 
-    def __init__(self, state: int, segment: Segment, manifest: dict[str, Any], name: str) -> None:
+    def __init__(
+        self, state: int, segment: Segment, manifest: dict[str, Any], name: str, table: NDArray[Any]
+    ) -> None:
         self.state = state
         self.manifest = manifest
         self._segment = segment
         self._record = segment.array(name, PLAN)[0]
-        self._table = segment.array(name + ".table", SLOT)
+        self._table = table
         if manifest:
             self.mean, self.deviation = _normalisation(manifest, int(self._record["n_tech"]))
 
@@ -217,7 +223,7 @@ class Plan:
             ".table": len(slots) * SLOT.size,
             ".cells": symbols_max * int(header["experts"]) * cell,
             ".bank": 4 * BANK_ROWS * (units + outputs),
-            ".scratch": SCRATCH.size + padded(work_size(units, outputs), CACHE_LINE),
+            ".scratch": _scratch_size(units, outputs),
         }
         if segment is None:
             segment = Segment.anonymous(LINE_PAIR + sum(padded(n, LINE_PAIR) for n in parts.values()))
@@ -238,7 +244,25 @@ class Plan:
             record[f"mean_{name_}"] = level / KEEP_ALL / (1 - DROP_PROBABILITY)
             record[f"odds_{name_}"] = (KEEP_ALL - level) / level
         record["symbols_max"], record["cell_size"], record["bank_rows"] = symbols_max, cell, BANK_ROWS
-        return cls(at[""], segment, manifest or {}, name)
+        return cls(at[""], segment, manifest or {}, name, table)
+
+    def twin(self, name: str) -> Plan:
+        """Return a plan of the same weights, masks and news, with a rung word and scratch of its own.
+
+        Its agent may infer beside that of the original, through which alone news is refreshed.  It stands in
+        the same segment, which must have been given with room for it.
+        """
+        units, outputs = int(self._record["hidden_one"]), int(self._record["hidden_two"])
+        state = self._segment.allocate(name, PLAN.size)
+        record = self._segment.array(name, PLAN)[0]
+        record[...] = self._record
+        record["scratch"] = self._segment.allocate(f"{name}.scratch", _scratch_size(units, outputs))
+        return Plan(state, self._segment, self.manifest, name, self._table)
+
+    @property
+    def densities(self) -> list[float]:
+        """The share of weights that each rung keeps."""
+        return [float(density) for density in self._table["density"][: self.rungs]]
 
     @property
     def id(self) -> str:

@@ -14,6 +14,8 @@ import orjson
 import structlog
 from aiohttp import web
 
+from daemon.admin.auth import Operator
+
 API_VERSION: Final = "1"
 PAGE_MAX: Final = 500
 PAGE_DEFAULT: Final = 100
@@ -45,6 +47,10 @@ class Views(Protocol):
         """Return one row per stage."""
         ...
 
+    def bicep(self) -> dict[str, Any]:
+        """Return what an inference computes now."""
+        ...
+
     def metrics(self) -> str:
         """Return Prometheus text."""
         ...
@@ -52,6 +58,8 @@ class Views(Protocol):
 
 _PORT: Final = re.compile(r":\d+$")
 VIEWS: Final = web.AppKey("views", object)
+OPERATOR: Final = web.AppKey("operator", Operator)
+NAME_MAX: Final = 64
 
 
 def answer(body: Any, status: int = 200) -> web.Response:
@@ -133,15 +141,85 @@ async def latency(request: web.Request) -> web.Response:
     return answer({"stages": _views(request).latency()})
 
 
+async def bicep(request: web.Request) -> web.Response:
+    """Rung, samples, gain, SLO."""
+    return answer(_views(request).bicep())
+
+
+def _operator(request: web.Request) -> Operator | web.Response:
+    """Return who carries out a command, or the refusal: no token, or nothing to command."""
+    operator = request.app.get(OPERATOR)
+    if operator is None:
+        return failure(
+            409, "not_adaptive", 'the rung is fixed by the configuration: bicep.rung is not "auto"'
+        )
+    if not operator.allows(request.headers.get("Authorization", "")):
+        return failure(401, "no_token", f"Authorization: Bearer TOKEN, as in the file {operator.path.name}")
+    return operator
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    """Return the JSON object of a request; raises ValueError for anything else."""
+    body = orjson.loads(await request.read() or b"{}")
+    if not isinstance(body, dict):
+        msg = "the body is a JSON object"
+        raise ValueError(msg)  # noqa: TRY004  one kind of complaint for all that a body may lack
+    return body
+
+
+def _who(body: dict[str, Any]) -> str:
+    who = body.get("who", "operator")
+    if not isinstance(who, str) or not 0 < len(who) <= NAME_MAX or not who.isprintable():
+        msg = f"who is a name of 1 to {NAME_MAX} printable characters"
+        raise ValueError(msg)
+    return who
+
+
+async def pin(request: web.Request) -> web.Response:
+    """Hold a setting: {"density", "samples"} and, if you like, {"who"}."""
+    operator = _operator(request)
+    if isinstance(operator, web.Response):
+        return operator
+    try:
+        body = await _body(request)
+        density, samples = body.get("density"), body.get("samples", 32)
+        if isinstance(density, bool) or not isinstance(density, int | float) or type(samples) is not int:
+            msg = "density is a number, samples an integer"
+            raise ValueError(msg)  # noqa: TRY301
+        who = _who(body)
+    except ValueError as error:
+        return failure(400, "bad_body", str(error))
+    try:
+        operator.rungs.pin(float(density), samples, who)
+    except ValueError as error:
+        return failure(409, "refused", str(error))
+    return answer(operator.rungs.status())
+
+
+async def unpin(request: web.Request) -> web.Response:
+    """Let NANopt choose again."""
+    operator = _operator(request)
+    if isinstance(operator, web.Response):
+        return operator
+    try:
+        who = _who(await _body(request))
+    except ValueError as error:
+        return failure(400, "bad_body", str(error))
+    operator.rungs.unpin(who)
+    return answer(operator.rungs.status())
+
+
 async def metrics(request: web.Request) -> web.Response:
     """Prometheus text."""
     return web.Response(text=_views(request).metrics(), content_type="text/plain", charset="utf-8")
 
 
-def build(views: Views) -> web.Application:
-    """Return the application over `views`."""
+def build(views: Views, operator: Operator | None = None) -> web.Application:
+    """Return the application over `views`; operator: who carries out commands, None = there are none."""
     app = web.Application(middlewares=[guard], client_max_size=65_536)
     app[VIEWS] = views
+    if operator is not None:
+        app[OPERATOR] = operator
     app.add_routes(
         [
             web.get("/health", health),
@@ -150,6 +228,9 @@ def build(views: Views) -> web.Application:
             web.get("/orders", orders),
             web.get("/latency", latency),
             web.get("/metrics", metrics),
+            web.get("/bicep", bicep),
+            web.post("/bicep/pin", pin),
+            web.post("/bicep/unpin", unpin),
         ]
     )
     return app

@@ -6,9 +6,11 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
+from bicep.plan import MODE_SAMPLES
 from daemon.admin.fills import RecentFills, Trade
 from daemon.admin.text import average_px, money, time_text
 from daemon.config import config_hash
+from daemon.rung_control import RungControl
 from daemon.system import System
 from daemon.threads import HotLoop
 from nimbus.messages import BUY, TAG_NAMES, TOP_OF_BOOK
@@ -23,8 +25,11 @@ _MS: Final = 1_000_000
 class SystemViews:
     """Reads of one system; everything here runs on the control loop and writes nothing."""
 
-    def __init__(self, system: System, loops: Sequence[HotLoop], fills: RecentFills) -> None:
-        self._system, self._loops, self._fills = system, tuple(loops), fills
+    def __init__(
+        self, system: System, loops: Sequence[HotLoop], fills: RecentFills,
+        rungs: RungControl | None = None,
+    ) -> None:  # fmt: skip
+        self._system, self._loops, self._fills, self._rungs = system, tuple(loops), fills, rungs
         self._top_addr = system.segment.allocate("admin.top", TOP_OF_BOOK.size)
         self._top: Any = system.segment.array("admin.top", TOP_OF_BOOK)[0]
         self._started_ns = time.monotonic_ns()
@@ -153,6 +158,19 @@ class SystemViews:
             )  # fmt: skip
         return rows
 
+    def bicep(self) -> dict[str, Any]:
+        """Return what an inference computes now, and, where NANopt chooses, what it sees."""
+        plan = self._system.model.plan
+        if plan is None:
+            return {"adaptive": False, "density": None, "samples": None}
+        rung, mode = plan.rung
+        now = {
+            "density": plan.densities[rung],
+            "samples": MODE_SAMPLES[mode],
+            "changes": self._system.rungs.taken,
+        }
+        return {"adaptive": self._rungs is not None} | (self._rungs.status() if self._rungs else {}) | now
+
     def metrics(self) -> str:
         """Prometheus text: counters as they stand in memory."""
         system = self._system
@@ -179,6 +197,15 @@ class SystemViews:
             ),
             _metric("state", "gauge", _labelled("state", {system.orders.kill_switch.state: 1})),
         ]
+        if self._rungs:
+            seen = self.bicep()
+            lines += [
+                _metric("rung_density", "gauge", {"": seen["density"]}),
+                _metric("rung_samples", "gauge", {"": seen["samples"]}),
+                _metric("rung_changes_total", "counter", {"": seen["changes"]}),
+                _metric("inference_gain", "gauge", {"": seen["gain"]}),
+                _metric("slo_miss", "gauge", {"": int(seen["slo_miss"])}),
+            ]
         positions = {row["symbol"]: row["qty"] for row in self.positions()}
         lines.append(_metric("position_qty", "gauge", _labelled("symbol", positions)))
         return "".join(lines)

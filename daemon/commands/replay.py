@@ -16,6 +16,7 @@ from daemon.errors import CommandError, output_folder
 from daemon.outcome import write
 from daemon.progress import bar, showing_compilation
 from daemon.replay import Replay
+from daemon.rungs import as_text
 from daemon.system import System
 from daemon.warm import warm_up
 
@@ -28,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=pathlib.Path, help="configuration file (default: the defaults)")
     parser.add_argument("--speed", default="max", help="max, or Nx of recorded speed, e.g. 1x (default max)")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out"), help="folder (default out)")
+    parser.add_argument(
+        "--rungs",
+        type=pathlib.Path,
+        metavar="JOURNAL",
+        help="apply the changes of rung of a recorded journal",
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON alone")
 
 
@@ -47,7 +54,7 @@ def execute(arguments: argparse.Namespace) -> int:
     config, pace = read_config(arguments.config), pace_of(arguments.speed)
     folder = output_folder(arguments.out)
     with showing_compilation(quiet=arguments.json):
-        system = System(config, arguments.capture)
+        system = System(config, arguments.capture, rungs=arguments.rungs)
         warm_up(system.pipeline)
     system.control["pace"] = pace
     with contextlib.closing(system):
@@ -70,6 +77,8 @@ def _print(summary: dict[str, Any], folder: pathlib.Path) -> None:
     print(f"{summary['capture']}: {summary['packets']:,} packets, {messages:,} messages,"
           f" {summary['symbols']} symbols, {summary['gaps']} gaps")  # fmt: skip
     print(f"model {model['id']}, trained on {model['trained_on']}")
+    if summary["rungs"]:
+        print(f"rungs {as_text(summary['rungs'])}")
     print(f"decisions {sum(summary['decisions'].values()):,}, orders {summary['orders']:,},"
           f" fills {summary['fills']:,}, profit {pnl['total']:,.2f} dollars before fees")  # fmt: skip
     print(f"{summary['throughput_msgs_per_s']:,} messages/s over {summary['elapsed_s']} s")

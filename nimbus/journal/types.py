@@ -39,6 +39,7 @@ class RecordType(IntEnum):
     SESSION_OUT = 18
     RUN_END = 19
     LOG = 20
+    RUNG = 21
 
 
 _WORD: Final = 8  # payloads are multiples of a word, not of a cache line
@@ -112,6 +113,28 @@ ADJUSTMENT = record(
     line=_WORD,
 )
 
+# How the model is evaluated from a decision on; travels through a ring to the strategy loop, which journals
+# it.  A word is a rung and its number of samples in one, as in DECISION.rung.
+RUNG = record(
+    "RUNG",
+    """
+    i8     decision     the first decision it holds for, 0 = the next one
+    i8     now_ns       time at which the strategy loop took it
+    f8     density      share of weights that the new rung keeps
+    f8     old_density  the same of the old one
+    f8     gain         measured cost over the cost expected of the old setting
+    f8     error        error the new setting is taken to have, in the unit of the manifest
+    f8     slo_us       what an inference may cost
+    u1     word         new rung and mode
+    u1     old_word     old rung and mode
+    u1     samples      Monte-Carlo samples of the new setting, 0 = analytic
+    u1     old_samples  the same of the old one
+    u1     reason       bicep/nanopt.py, Reason
+    3u1    pad          zero
+    """,
+    line=_WORD,
+)
+
 RUN_END = record(
     "RUN_END",
     """
@@ -139,4 +162,5 @@ PAYLOADS: Final[dict[int, Record]] = {
     RecordType.ALARM: ALARM,
     RecordType.ADJUSTMENT: ADJUSTMENT,
     RecordType.RUN_END: RUN_END,
+    RecordType.RUNG: RUNG,
 }

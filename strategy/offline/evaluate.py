@@ -28,9 +28,12 @@ class Prediction:
     agree: NDArray[np.int64]
 
 
-def predict(image: bytes, samples: Samples, constants: tuple[Floats, Floats], seed: int) -> Prediction:
+def predict(
+    image: bytes, samples: Samples, constants: tuple[Floats, Floats], seed: int, rung: int = 0
+) -> Prediction:
     """Evaluate every row with the kernel that serves, one news cell per news state."""
     plan = Plan.from_image(image, symbols_max=len(samples.news), seed=seed)
+    plan.set_rung(rung)
     for state in range(1, len(samples.news)):
         refresh_news(plan.state, state, samples.news[state].ctypes.data)
     features = np.ascontiguousarray(normalised(samples.features, *constants))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
@@ -18,11 +18,13 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from bicep.calibration import Calibration, calibrate
 from bicep.masks import DROP_PROBABILITY, SAMPLES
-from bicep.plan import Weights, encode, save
+from bicep.plan import LADDER, Rung, Weights, encode, save
 from nimbus.messages import TAG_NAMES
 from strategy.experts import TAGS, Tensors, Training, fit_experts, starved_tags, steps_of
 from strategy.fusionnet import FusionNet
+from strategy.ladder import check_densities, tuned_rungs, tuned_steps
 from strategy.offline.dataset import (
     Floats,
     Samples,
@@ -37,6 +39,7 @@ from strategy.offline.evaluate import Prediction, conformal_quantile, predict, s
 
 ROWS_MIN: Final = 200
 CALIBRATION_ROWS_MIN: Final = 100  # of a tag; with fewer it takes the quantile of all rows
+LADDER_ROWS: Final = 512  # of the validation part, on which the rungs' errors are measured
 
 
 @dataclass(slots=True, frozen=True)
@@ -47,6 +50,7 @@ class TrainSettings:
     shares: tuple[float, float] = (0.1, 0.2)  # of rows, the last ones: calibration, validation
     rows_max: int = 100_000  # to train on; validation takes a third of it
     miss_rate: float = 0.1  # of the conformal interval
+    ladder: tuple[float, ...] = LADDER  # densities of the rungs; (1.0,) = no rung but the dense one
     threads: int = 1  # two threads wait for each other at every operation: 30x slower on a busy machine
     training: Training = field(default_factory=Training)
 
@@ -76,12 +80,16 @@ def _tensors(samples: Samples, constants: tuple[Floats, Floats], label_scale: fl
     )
 
 
-def _fit(tensors: Tensors, training: Training, seed: int, *, progress: bool) -> list[FusionNet]:
-    """Fit the experts under a progress bar."""
+def _fit(
+    tensors: Tensors, settings: TrainSettings, seed: int, *, progress: bool
+) -> tuple[list[Weights], list[Rung]]:
+    """Fit the experts and the rungs of their ladder under a progress bar."""
+    training = settings.training
     starved = starved_tags(tensors.tag, training.min_rows)
     tuned = [int((tensors.tag == tag).sum()) for tag in TAGS if tag not in starved]
     total = steps_of(len(tensors), training.epochs, training)
     total += sum(steps_of(rows, training.tune_epochs, training) for rows in tuned if rows)
+    total += tuned_steps(tensors.tag, starved, len(settings.ladder), training)
     with tqdm(total=total, disable=not progress, unit="step", desc="training", leave=True) as bar:
         smooth = np.zeros(2)
 
@@ -90,7 +98,13 @@ def _fit(tensors: Tensors, training: Training, seed: int, *, progress: bool) -> 
             bar.set_postfix_str(f"{phase}, loss {smooth[0]:.4f}, right signs {smooth[1]:.3f}", refresh=False)
             bar.update(1)
 
-        return fit_experts(tensors, training, seed, report)
+        def told(density: float) -> None:
+            bar.set_postfix_str(f"rung {density:g}", refresh=False)
+            bar.update(1)
+
+        nets: list[FusionNet] = fit_experts(tensors, training, seed, report)
+        rungs = tuned_rungs(nets, tensors, settings.ladder, starved, training, seed, told)
+        return [net.weights() for net in nets], rungs
 
 
 def _variance_factors(prediction: Prediction, samples: Samples, starved: list[int]) -> list[float]:
@@ -117,6 +131,64 @@ def _quantiles(prediction: Prediction, samples: Samples, miss_rate: float) -> di
         rows = rows if rows.sum() >= CALIBRATION_ROWS_MIN else np.ones(len(samples), bool)
         quantiles[name] = conformal_quantile(score[rows], miss_rate)
     return quantiles
+
+
+@dataclass(slots=True, frozen=True)
+class _Parts:
+    """What a draft is calibrated and measured with."""
+
+    train: Samples
+    calibration: Samples
+    validation: Samples
+    constants: tuple[Floats, Floats]
+    starved: list[int]
+    seed: int
+
+
+def _calibrated(
+    weights: list[Weights], rungs: list[Rung], label_scale: float, parts: _Parts
+) -> tuple[bytes, dict[str, Any], list[list[float]]]:
+    """Return the plan file, the manifest's `ladder`, and by rung the factors of the aleatoric variance."""
+    served = [0 if tag in parts.starved else tag for tag in TAGS]
+    draft = encode(weights, served, label_scale, rungs)
+    factors = []
+    for n in range(len(rungs)):
+        found = predict(draft, parts.calibration, parts.constants, parts.seed, n)
+        factors.append(_variance_factors(found, parts.calibration, parts.starved))
+
+    def rescaled(experts: Sequence[Weights], by_tag: list[float]) -> list[Weights]:
+        return [_rescaled(w, f) for w, f in zip(experts, by_tag, strict=True)]
+
+    ladder = [
+        Rung(rung.density, rescaled(rung.experts, found) if rung.experts is not None else None)
+        for rung, found in zip(rungs, factors, strict=True)
+    ]
+    image = encode(rescaled(weights, factors[0]), served, label_scale, ladder)
+    rows = parts.validation.take(_spread(len(parts.validation), LADDER_ROWS))
+    features = normalised(rows.features, *parts.constants)
+    return *calibrate(image, Calibration(features, rows.news, rows.state, rows.tag)), factors
+
+
+def _spread(count: int, wanted: int) -> NDArray[np.int64]:
+    """Return up to `wanted` of `count` row numbers, evenly."""
+    return np.unique(np.linspace(0, count - 1, min(count, wanted)).astype(np.int64))
+
+
+def _measure_rungs(
+    image: bytes, ladder: dict[str, Any], factors: list[list[float]], parts: _Parts, settings: TrainSettings
+) -> dict[str, Any]:
+    """Add to each rung of a manifest's ladder its calibration and loss; return the dense rung's metrics."""
+    metrics: dict[str, Any] = {}
+    for rung in ladder["rungs"]:
+        n = rung["rung"]
+        drawn = predict(image, parts.calibration, parts.constants, parts.seed, n)
+        quantiles = _quantiles(drawn, parts.calibration, settings.miss_rate)
+        found = predict(image, parts.validation, parts.constants, parts.seed, n)
+        measured = scores(found, parts.validation, parts.train, quantiles, settings.horizon_ns)
+        metrics = metrics or measured
+        rung |= {"conformal": quantiles, "variance_factors": factors[n]}
+        rung |= {name: measured["all"][name] for name in ("nll", "ic", "error_ratio", "coverage")}
+    return metrics
 
 
 def _describe(part: Samples, horizon_ns: int) -> dict[str, Any]:
@@ -148,6 +220,7 @@ def train_on_rows(
     give the same ID on the same machine.  Raises TrainingError or PlanError (one line each).
     """
     settings = settings or TrainSettings()
+    check_densities(settings.ladder)
     samples = collect(rows, news_embeddings, settings.horizon_ns)
     train, calibration, validation = split(samples, settings.horizon_ns, settings.shares)
     data_digest = samples.digest()
@@ -162,17 +235,12 @@ def train_on_rows(
     training = settings.training
     with _repeatable(settings.threads):
         tensors = _tensors(train, constants, label_scale, training.label_max)
-        nets = _fit(tensors, training, seed, progress=progress)
+        weights, rungs = _fit(tensors, settings, seed, progress=progress)
     starved = starved_tags(train.tag, training.min_rows)
-    served = [0 if tag in starved else tag for tag in TAGS]
-    weights = [net.weights() for net in nets]
-    draft = predict(encode(weights, served, label_scale), calibration, constants, seed)
-    factors = _variance_factors(draft, calibration, starved)
-    image = encode([_rescaled(w, f) for w, f in zip(weights, factors, strict=True)], served, label_scale)
-    quantiles = _quantiles(predict(image, calibration, constants, seed), calibration, settings.miss_rate)
-    metrics = scores(
-        predict(image, validation, constants, seed), validation, train, quantiles, settings.horizon_ns
-    )
+    parts = _Parts(train, calibration, validation, constants, starved, seed)
+    image, ladder, factors = _calibrated(weights, rungs, label_scale, parts)
+    metrics = _measure_rungs(image, ladder, factors, parts, settings)
+    quantiles = ladder["rungs"][0]["conformal"]
     manifest = {
         "seed": seed,
         "trained_on": {
@@ -195,7 +263,12 @@ def train_on_rows(
         },
         "training": asdict(training),
         "starved": [TAG_NAMES[tag] for tag in starved],
-        "thresholds": {"miss_rate": settings.miss_rate, "conformal": quantiles, "variance_factors": factors},
+        "thresholds": {
+            "miss_rate": settings.miss_rate,
+            "conformal": quantiles,
+            "variance_factors": factors[0],
+        },
+        "ladder": ladder,
         "metrics": metrics,
         "verdict": verdict(metrics),
         "code_digest": _code_digest(),
@@ -207,7 +280,7 @@ def _code_digest() -> str:
     """Return a digest of the sources that decide how a net is trained."""
     folder = pathlib.Path(__file__).resolve().parent
     digest = hashlib.blake2b(digest_size=16)
-    sources = ("train.py", "dataset.py", "evaluate.py", "../experts.py", "../fusionnet.py")
+    sources = ("train.py", "dataset.py", "evaluate.py", "../experts.py", "../fusionnet.py", "../ladder.py")
     for name in sources:
         digest.update((folder / name).read_bytes())
     return digest.hexdigest()
