@@ -1,8 +1,9 @@
 """The rungs of a ladder: the trained experts with less and less of their second layer, each fine-tuned.
 
-A rung begins as the rung before it, loses the smallest weights of its second layer and is fitted a little
-more under that mask.  The news half and its bias stay those of the dense expert, so that the halves which
-the plan has cached fit every rung; fixed, they are computed once for all steps.
+A rung begins as the rung before it, loses the smallest weights of its second layer and learns, under that
+mask, to answer as the dense expert does: what is spent is what its error measures, and what NANopt bounds.
+The news half and its bias stay those of the dense expert, so that the halves which the plan has cached fit
+every rung; fixed, they are computed once for all steps.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from bicep.plan import PlanError, Rung, Weights
 from strategy.experts import TAGS, Tensors, Training
-from strategy.fusionnet import FusionNet, direction_loss, gaussian_loss
+from strategy.fusionnet import FusionNet
 
 Told = Callable[[float], None]  # a density, at each step
 
@@ -69,6 +71,25 @@ def tuned_rungs(
     return [Rung(1.0), *rest]
 
 
+@dataclass(slots=True, frozen=True)
+class _Lesson:
+    """What a rung learns from, and with: rows, and for each what the dense expert answers."""
+
+    samples: Tensors
+    half: Tensor  # news half by state
+    mean: Tensor
+    log_variance: Tensor
+    size: float  # mean square of `mean`
+
+
+def _lesson(dense: FusionNet, samples: Tensors) -> _Lesson:
+    dense.eval()
+    with torch.no_grad():
+        half = dense.news(samples.news, start=dense.tech.bias)
+        mean, log_variance = dense.read(dense.tech(samples.tech, start=half, state=samples.state))
+    return _Lesson(samples, half, mean, log_variance, max(float(mean.square().mean()), 1e-12))
+
+
 def _tuned(
     dense: FusionNet,
     samples: Tensors | None,
@@ -79,42 +100,42 @@ def _tuned(
 ) -> list[Weights]:
     """Return one expert's weights at each density; without rows of its own they are pruned and not tuned."""
     net, found = copy.deepcopy(dense), []
+    lesson = _lesson(dense, samples) if samples is not None else None
     for density in densities:
         net.second.density = density
-        if samples is not None:
-            _fit(net, samples, training, generator, functools.partial(told, density))
+        if lesson is not None:
+            _fit(net, lesson, training, generator, functools.partial(told, density))
         found.append(net.weights())
     return found
 
 
 def _fit(
-    net: FusionNet, samples: Tensors, training: Training, generator: torch.Generator, told: Callable[[], None]
+    net: FusionNet, lesson: _Lesson, training: Training, generator: torch.Generator, told: Callable[[], None]
 ) -> None:
     """Fit everything but the news half and its bias, which stay as they are."""
-    with torch.no_grad():
-        half = net.news(samples.news, start=net.tech.bias)
     moved = [p for name, p in net.named_parameters() if name != "tech.bias" and not name.startswith("news.")]
-    rate, steps = training.rung_rate * training.learning_rate, training.rung_steps
-    optimiser = torch.optim.AdamW(moved, lr=rate, weight_decay=training.weight_decay, fused=True)
-    order, at = torch.randperm(len(samples), generator=generator), 0
+    rate, steps, count = training.rung_rate * training.learning_rate, training.rung_steps, len(lesson.samples)
+    optimiser = torch.optim.AdamW(moved, lr=rate, weight_decay=0.0, fused=True)
+    order, at = torch.randperm(count, generator=generator), 0
     net.train()
     for step in range(steps):
-        if at >= len(samples):
-            order, at = torch.randperm(len(samples), generator=generator), 0
-        batch = samples.picked(order[at : at + training.batch], samples.tag)
+        if at >= count:
+            order, at = torch.randperm(count, generator=generator), 0
+        rows = order[at : at + training.batch]
         at += training.batch
         for group in optimiser.param_groups:
             group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
         optimiser.zero_grad(set_to_none=True)
-        _loss(net, batch, half, training).backward()  # type: ignore[no-untyped-call]
+        _loss(net, lesson, rows).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(moved, 1.0)
         optimiser.step()
         told()
     net.eval()
 
 
-def _loss(net: FusionNet, batch: Tensors, half: Tensor, training: Training) -> Tensor:
-    """Return the loss of the trunk's training, on news halves that are known."""
-    mean, log_variance = net.read(net.tech(batch.tech, start=half, state=batch.state))
-    loss = gaussian_loss(mean, log_variance, batch.label, training.beta)
-    return loss + training.direction_weight * direction_loss(mean, log_variance, batch.label)
+def _loss(net: FusionNet, lesson: _Lesson, rows: Tensor) -> Tensor:
+    """Return the squared distance to the dense answers: of the mean in its own size, of the log variance."""
+    batch = lesson.samples.picked(rows, lesson.samples.tag)
+    mean, log_variance = net.read(net.tech(batch.tech, start=lesson.half, state=batch.state))
+    off = (mean - lesson.mean.index_select(0, rows)).square().mean() / lesson.size
+    return off + (log_variance - lesson.log_variance.index_select(0, rows)).square().mean()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 PACKAGES = ("ringbuf", "nimbus", "bicep", "strategy")
-MODULES = ("daemon.pipeline", "daemon.loops")
+MODULES = ("daemon.pipeline", "daemon.loops", "daemon.rung_change")
 
 
 def dispatchers() -> dict[str, Any]:

@@ -34,6 +34,7 @@ def test_the_kernels_of_every_part_were_looked_at(probe):
     wanted = {
         "daemon.pipeline.run_inline", "daemon.pipeline.settle", "daemon.loops.run_compact",
         "daemon.loops.run_market", "daemon.loops.run_strategy", "daemon.loops.run_orders",
+        "daemon.rung_change.change_rung",
         "nimbus.books_only.walk_books", "bicep.cpu.linear.forward", "bicep.cpu.gradient.backward",
         "bicep.cpu.words.keep_rows", "bicep.cpu.product.multiply", "bicep.cpu.sparse.count_kept",
         "nimbus.feed.arbiter.open_live", "nimbus.feed.timers.feed_timers", "nimbus.feed.gaps.next_kept",

@@ -254,9 +254,9 @@ class Plan:
         """
         units, outputs = int(self._record["hidden_one"]), int(self._record["hidden_two"])
         state = self._segment.allocate(name, PLAN.size)
-        record = self._segment.array(name, PLAN)[0]
-        record[...] = self._record
-        record["scratch"] = self._segment.allocate(f"{name}.scratch", _scratch_size(units, outputs))
+        rows = self._segment.array(name, PLAN)
+        rows[0] = self._record
+        rows["scratch"] = self._segment.allocate(f"{name}.scratch", _scratch_size(units, outputs))
         return Plan(state, self._segment, self.manifest, name, self._table)
 
     @property
