@@ -28,7 +28,7 @@ def test_every_problem_is_listed_with_line_and_key(tmp_path):
     found = problems_of(tmp_path, text)
     assert [p.split(":")[0] for p in found] == ["1", "2", "5", "6", "8"]
     assert found[0] == "1: seed: must be an integer, got 'x'"
-    assert found[1].startswith("2: speeed: unknown key, allowed: admin, book,")
+    assert found[1].startswith("2: speeed: unknown key, allowed: admin, bicep, book,")
     assert found[2] == "5: risk.collar_bp: must be between 1 and 10000, got 0"
     assert found[3] == "6: risk.lot_qty: must be an integer, got 1.5"
     assert found[4].startswith("8: venue.kind: must be a string")
