@@ -188,9 +188,10 @@ class RungControl:
         return change
 
     def _is_frozen(self) -> bool:
-        """Say whether nothing may move: no trading, or the last change has not been taken."""
-        state = effective(self._system.orders.kill_switch.addr)
-        return not may_trade(state) or self._rungs.is_waiting
+        """Say whether nothing may move: no trading, messages missing, or a change that was not taken yet."""
+        state, live = effective(self._system.orders.kill_switch.addr), self._system.feed.live
+        is_stale = live is not None and live.phase != "live"
+        return not may_trade(state) or is_stale or self._rungs.is_waiting
 
     def _hand_on(self, change: Change) -> None:
         self._rungs.change(change)

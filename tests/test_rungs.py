@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import types
 
 import numpy as np
 import pytest
@@ -166,6 +167,14 @@ def test_nothing_moves_while_the_last_change_has_not_been_taken_or_trading_is_ha
     for _ in range(50):
         assert desk.period(60.0) is None
     assert desk.control.nanopt.counts["frozen"] == frozen + 50
+
+
+def test_nothing_moves_while_messages_are_missing(desk):
+    desk.system.feed.live = types.SimpleNamespace(phase="snapshot")
+    for _ in range(20):
+        assert desk.period(60.0) is None
+    desk.system.feed.live.phase = "live"
+    assert desk.period(60.0) is not None
 
 
 def test_a_period_in_which_the_rung_changed_measures_neither(desk):
