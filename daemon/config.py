@@ -306,7 +306,9 @@ class RunConfig:
         choices=("auto", "busy", "yield", "backoff"),
     )
     fifo: bool = setting(default=False, meaning="hot threads under SCHED_FIFO, when permitted")
-    lock_memory: bool = setting(default=False, meaning="mlockall at the start, when permitted")
+    lock_memory: bool = setting(
+        default=False, meaning="touch all memory and mlockall at the start, if permitted"
+    )
     cancel_wait_ms: int = setting(2_000, "at the stop: cancels are awaited so long", low=0, high=60_000)
     drain_ms: int = setting(5, "the journal is written so often", low=1, high=1_000)
     heartbeat_max_ms: int = setting(2_000, "a hot loop silent for longer is not healthy", low=10, high=60_000)

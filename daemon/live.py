@@ -221,8 +221,9 @@ class Daemon:
             self.journal.arm("run", "the paper venue is armed at start")
         else:
             self.system.announce()
-        if config.run.lock_memory and (refused := try_lock_memory()):
-            self.log.warning("memory_not_locked", reason=refused)
+        if config.run.lock_memory:
+            for refused in filter(None, (self.segment.populate(), try_lock_memory())):
+                self.log.warning("memory_not_locked", reason=refused)
         gc.collect()
         gc.freeze()
         keep_off({loop.core for loop in self.loops})
