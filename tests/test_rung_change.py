@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from reference.plans import random_weights
-from strategy_rig import oldest, push
+from strategy_rig import drop, oldest, push
 
 from bicep.nanopt import Reason
 from bicep.plan import Plan, encode, ladder
@@ -14,7 +14,7 @@ from daemon.rung_change import change_rung
 from daemon.rungs import as_text, served, word_of
 from nimbus.journal.log import Stream
 from nimbus.journal.types import RUNG, RecordType
-from nimbus.messages import DECISION, JOURNAL
+from nimbus.messages import BOOK_EVENT, DECISION, JOURNAL
 from ringbuf.segment import Segment
 from ringbuf.spsc import create_ring
 from strategy.state import STRATEGY
@@ -35,16 +35,24 @@ class Loop:
         strategy = self.segment.allocate("strategy", STRATEGY.size)
         self.head = self.segment.array("strategy", STRATEGY)[0]
         self.head["plan"] = self.plan.state
+        self.events = self.head["events"] = create_ring(self.segment, "events", 8, BOOK_EVENT)
+        self.event()
         self.rungs = create_ring(self.segment, "rungs", 8, RUNG)
         self.decisions = create_ring(self.segment, "decisions", 8, DECISION)
         self.pipeline = Pipeline(*[0] * len(Pipeline._fields))._replace(
             strategy=strategy, rungs=self.rungs, decisions=self.decisions, strategy_stream=self.stream.addr
         )
 
-    def ask(self, word: int, decision: int = 0, now_ns: int = 0) -> None:
+    def event(self) -> None:
+        """Let an event of the books wait."""
+        blank = np.zeros(1, BOOK_EVENT.dtype)
+        assert push(self.events, blank.ctypes.data)
+
+    def ask(self, word: int, decision: int = 0, now_ns: int = 0, events: int = 0) -> None:
         """Push a change as the control loop does."""
         row = np.zeros(1, RUNG.dtype)
         row["word"], row["decision"], row["now_ns"], row["reason"] = word, decision, now_ns, Reason.LATENCY
+        row["events"] = events
         assert push(self.rungs, row.ctypes.data)
 
     def turn(self, now_ns: int = NOW) -> int:
@@ -85,6 +93,21 @@ def test_a_recorded_change_waits_for_its_decision_and_keeps_its_time(loop):
     assert loop.plan.rung == (1, 0)
     [(row, wall_ns)] = loop.journal()
     assert (row["decision"], row["now_ns"], wall_ns) == (3, NOW - 5, NOW - 5)
+
+
+def test_a_change_waits_for_an_event_and_a_recorded_one_for_the_same_event(loop):
+    drop(loop.events)
+    loop.head["decision"], loop.head["handled"] = 6, 99
+    loop.ask(1)
+    assert loop.turn() == 0
+    loop.event()
+    assert loop.turn() == 1
+    assert loop.journal()[0][0]["events"] == 99
+    loop.ask(2, decision=7, events=101)
+    assert loop.turn() == 0
+    loop.head["handled"] = 101
+    assert loop.turn() == 1
+    assert loop.journal()[0][0]["events"] == 101
 
 
 def test_all_changes_of_one_decision_are_taken_in_order_and_later_ones_wait(loop):

@@ -119,7 +119,8 @@ RUNG = record(
     "RUNG",
     """
     i8     decision     the first decision it holds for, 0 = the next one
-    i8     now_ns       time at which the strategy loop took it
+    i8     events       BOOK_EVENTs that the strategy loop had taken by then
+    i8     now_ns       time at which it took the change
     f8     density      share of weights that the new rung keeps
     f8     old_density  the same of the old one
     f8     gain         measured cost over the cost expected of the old setting
