@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as fn
 from torch.nn.utils import parametrizations
 
 import bicep
@@ -155,6 +156,76 @@ def test_a_pruned_and_swapped_module_becomes_the_same_plan_as_its_twin():
         assert _answer(build_plan(twin, symbols_max=8), x, 20)["mean"] == pytest.approx(wanted, rel=1e-5)
 
 
+class _Written(nn.Module):
+    """As people write it: functions, methods, a norm, an output without its last size."""
+
+    def __init__(self, p=0.0):
+        super().__init__()
+        self.p, self.norm = p, nn.BatchNorm1d(20)
+        self.one, self.two, self.three = nn.Linear(20, 24), nn.Linear(24, 12), nn.Linear(12, 1)
+
+    def forward(self, x):
+        x = fn.dropout(torch.relu(self.one(torch.flatten(self.norm(x), 1))), self.p, self.training)
+        return self.three(fn.leaky_relu(self.two(x), negative_slope=0.2)).squeeze(-1)
+
+
+def _block(activation, *, norm_first, p=0.0):
+    norm = nn.BatchNorm1d(24)
+    parts = [norm, activation] if norm_first else [activation, nn.Dropout(p), norm]
+    return nn.Sequential(nn.Linear(20, 24), *parts, nn.Linear(24, 16), nn.Linear(16, 2))
+
+
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        (_Written(), {}),
+        (_block(nn.ReLU(), norm_first=True), {}),
+        (_block(nn.ReLU(), norm_first=False), {}),
+        (_block(nn.LeakyReLU(0.1), norm_first=False), {}),
+        (_block(nn.GELU(approximate="tanh"), norm_first=True), {}),
+        (nn.Sequential(*_mlp(20, 32, 16)[:1], nn.ReLU(), *_mlp(32, 16, 1)), {}),
+        (nn.Sequential(nn.Linear(20, 32), nn.GELU(), nn.Linear(32, 2)), {"erf_as_tanh": True}),
+        (nn.Sequential(BICEPLayer(20, 32, activation="relu", density=0.4), nn.Linear(32, 2)), {}),
+    ],
+)  # fmt: skip
+def test_a_plan_computes_what_other_peoples_modules_compute(module, options):
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, nn.BatchNorm1d):
+                part.running_mean.normal_()
+                part.running_var.uniform_(0.5, 2)
+                part.weight.normal_()
+                part.bias.normal_()
+    module.eval()
+    plan = build_plan(module, symbols_max=8, **options)
+    loose = 1e-3 if "erf_as_tanh" in options else 2e-5
+    for size in (1e-3, 1.0, 1e3):
+        x = (np.random.default_rng(0).standard_normal(20) * size).astype(np.float32)
+        wanted = module(torch.from_numpy(x)[None]).detach().numpy().reshape(-1)
+        assert _answer(plan, x, 20)["mean"] == pytest.approx(wanted[0], rel=loose, abs=loose * size)
+
+
+@pytest.mark.parametrize("module", [_Written(0.2), _block(nn.LeakyReLU(0.1), norm_first=False, p=0.1)])
+def test_relu_and_dropout_together_are_those_of_the_module_in_distribution(module):
+    torch.manual_seed(3)
+    module.eval()
+    plan = build_plan(module, symbols_max=8)
+    x = np.random.default_rng(1).standard_normal(20).astype(np.float32) * 2
+    answers = [_answer(plan, x, 20, sequence=n) for n in range(400)]
+    module.train()
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm1d):
+            part.eval()  # dropout alone is at work
+    with torch.no_grad():
+        samples = module(torch.from_numpy(x).repeat(20_000, 1)).reshape(20_000, -1)[:, 0].double()
+    spread = float(samples.var())
+    assert spread > 1e-4
+    error = 6 * (spread / 12_800) ** 0.5
+    assert np.mean([a["mean"] for a in answers]) == pytest.approx(float(samples.mean()), abs=error)
+    assert np.mean([a["epistemic"] for a in answers]) == pytest.approx(spread, rel=0.1)
+
+
 def test_fusionnet_is_asked_for_its_weights_and_three_experts_serve_three_tags():
     nets = [FusionNet(8, 16, (64, 8)) for _ in range(3)]
     assert build_plan(nets, symbols_max=8).served() == [0, 1, 2]
@@ -182,15 +253,19 @@ class _Branches(nn.Module):
 @pytest.mark.parametrize(
     ("module", "options", "reason"),
     [
-        (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), {}, "ReLU is not part"),
-        (nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2)), {}, "erf form"),
-        (nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), {}, "behind every linear layer"),
+        (nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 2)), {}, "SiLU is not part"),
+        (nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2)), {}, "LayerNorm is not part"),
+        (nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2)), {}, "erf form.*erf_as_tanh=True"),
+        (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.BatchNorm1d(8)), {}, "behind the last activation"),
+        (nn.Sequential(nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)), {}, "does not follow a linear"),
+        (nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2, track_running_stats=False)), {}, "statistics"),
         (nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2)), {}, "not follow an activation"),
         (_mlp(4, 8, 8, 8, 2), {}, "4 linear layers"),
         (_mlp(4, 8, 3), {}, "3 outputs"),
         (_mlp(4, 8, 5_000, 2), {}, "5000 units"),
         (_mlp(4, 8, 2), {"n_tech": 5}, "n_tech is 5, it has 4 inputs"),
-        (BICEPLayer(4, 2, activation="relu"), {}, "activation relu"),
+        (BICEPLayer(4, 2, activation="relu"), {}, "behind its last layer"),
+        (BICEPLayer(4, 2, activation="silu"), {}, "activation silu"),
         (_Residual(), {}, "residual or a branch"),
         (_Branches(), {}, "cannot be traced"),
         (FusionNet(p=0.5), {}, "drops with probability"),
