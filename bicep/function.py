@@ -88,7 +88,7 @@ class BICEPFunction(torch.autograd.Function):
             dx, dw, ds = _call("masked_linear_bwd", grad, x, weight, mask, ctx.regrow, needs[0])
         else:
             dx, dw, ds = _call(
-                "fused_linear_bwd", grad, x, weight, mask, saved, start, state, draw, ctx.activation, ctx.level,
-                ctx.regrow, needs[0],
+                "fused_linear_bwd", grad, x, weight, mask, saved, start, state, draw, ctx.activation,
+                ctx.level, ctx.regrow, needs[0],
             )  # fmt: skip
         return (dx if needs[0] else None, None, dw, None, ds if needs[4] else None, *(None,) * 5)
