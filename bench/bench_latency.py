@@ -1,4 +1,4 @@
-"""Distribution of one MC-32 inference, by pytest-benchmark: 128-64 with two heads, news half cached, one core.
+"""Distribution of one MC-32 inference, by pytest-benchmark: 128-64, two heads, news half cached, one core.
 
 Run: python -m pytest bench/bench_latency.py --benchmark-histogram=out/infer     (writes out/infer.svg)
 Called from Python, as pytest-benchmark calls: about 0.6 us of each time is the call.  Rows of

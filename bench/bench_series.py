@@ -12,6 +12,7 @@ import torch
 from bench.results import append_row
 from bicep import series
 from bicep.cuda.twins import TWINS
+from bicep.kernels import REGISTRY
 
 BARS, INSTRUMENTS, ROUNDS, BAR = 390, 128, 15, 5  # a day of minutes
 
@@ -55,7 +56,7 @@ def test_many_instruments_in_one_call(capsys):
         np.testing.assert_array_equal(ours, np.stack([one[plane] for one in apart], axis=1))
     np.testing.assert_allclose(np.stack(together), _twin(*prices), rtol=1e-12, atol=1e-12)
     pairs = [(0, n) for n in range(1, INSTRUMENTS)]
-    halves = [[(0, 1)], *[[pair] for pair in pairs[1:]]]
+    halves = [list(pair) for pair in pairs]
     start = np.full(INSTRUMENTS, 100.0), np.zeros(INSTRUMENTS), np.full(INSTRUMENTS, 0.01)
     paths = {"steps": 64, "paths": 256}
     with capsys.disabled():
@@ -67,11 +68,10 @@ def test_many_instruments_in_one_call(capsys):
             print(f"     misses its bar of {BAR}x")
         _row("indicators_numpy", one, _best(lambda: _twin(*prices), 3), "NumPy, one call")
         one = _best(lambda: series.rolling_correlation(prices[0], 20, pairs))
-        each = _best(
-            lambda: [series.rolling_correlation(prices[0][:, list(half[0])], 20) for half in halves], 3
-        )
+        each = _best(lambda: [series.rolling_correlation(prices[0][:, half], 20) for half in halves], 3)
         _row(f"correlation_{len(pairs)}_pairs", one, each, f"{len(pairs)} calls")
         one = _best(lambda: series.price_paths(*start, **paths), 5)
         given = [torch.tensor(part, dtype=torch.float32) for part in start]
-        plain = _best(lambda: series._paths(*given, paths["paths"], paths["steps"], 0, 0, 0), 1)
+        plain_paths = REGISTRY.ops["price_paths"].body
+        plain = _best(lambda: plain_paths(*given, paths["paths"], paths["steps"], 0, 0, 0), 1)
         _row(f"paths_{INSTRUMENTS}x256x64", one, plain, "NumPy and torch")
