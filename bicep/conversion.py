@@ -26,11 +26,12 @@ from torch import nn
 
 from bicep.chain import Layer, Matrix, chain_of, refuse
 from bicep.masks import DROP_PROBABILITY, KEEP_ALL, keep_level
-from bicep.plan import EXPERTS, Plan, Weights, encode
+from bicep.plan import EXPERTS, Plan, Weights, encode, ladder
 from bicep.plan.layout import WIDTH_MAX
 
 _LINEARS: Final = 3
 _FOLDED: Final = 1 - DROP_PROBABILITY  # the kernel divides what it keeps by this
+SPARSE_SHARE: Final = 0.5  # of the second layer's weights: above it the dense kernel is as fast
 _SHARP: Final = 2.0**20  # gelu(_SHARP * x) / _SHARP is relu(x) to 1.6e-7
 
 
@@ -104,6 +105,7 @@ def build_plan(
     n_tech: int | None = None,
     log_variance: float = 0.0,
     erf_as_tanh: bool = False,
+    densities: Sequence[float] = (1.0,),
     label_scale: float = 1.0,
     seed: int = 0,
     symbols_max: int = 8_192,
@@ -114,6 +116,8 @@ def build_plan(
     are features (all by default) and the rest is the news embedding; log_variance is that of a module with
     one output.  Mean and variance are of as many samples as the plan has; a module without dropout has no
     spread.  erf_as_tanh: serve an nn.GELU() of the erf form by the tanh form (apart by up to 5e-4 a unit).
+    densities: of the ladder; its rungs are pruned from the module by magnitude.  A module that is pruned
+    itself gets a rung of its own density, without further loss, and that one serves.
     Raises PlanError with one line that says what the plan's kernel cannot do.
     """
     modules = [module] if isinstance(module, nn.Module) else list(module)
@@ -138,5 +142,10 @@ def build_plan(
         refuse(f"the modules drop with different probabilities: {keeps}")
     served = list(range(EXPERTS)) if len(experts) == EXPERTS else [0] * EXPERTS
     experts = experts if len(experts) == EXPERTS else experts * EXPERTS
-    image = encode(experts, served, label_scale, keep=keeps[0])
-    return Plan.from_image(image, symbols_max=symbols_max, seed=seed)
+    own = max(float(np.count_nonzero(expert.second)) / expert.second.size for expert in experts)
+    is_sparse = 0 < own <= SPARSE_SHARE
+    steps = sorted({*densities, own} if is_sparse else set(densities), reverse=True)
+    image = encode(experts, served, label_scale, ladder(steps), keep=keeps[0])
+    plan = Plan.from_image(image, symbols_max=symbols_max, seed=seed)
+    plan.set_rung(steps.index(own) if is_sparse else 0)
+    return plan

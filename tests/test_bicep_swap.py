@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations
 
 import bicep
 from bicep import BICEPLayer, accelerate, build_plan
-from bicep.plan import INFERENCE, OK, PlanError, infer, refresh_news
+from bicep.plan import INFERENCE, OK, Plan, PlanError, infer, refresh_news
 from strategy.fusionnet import FusionNet
 
 torch.set_num_threads(1)
@@ -224,6 +224,48 @@ def test_relu_and_dropout_together_are_those_of_the_module_in_distribution(modul
     error = 6 * (spread / 12_800) ** 0.5
     assert np.mean([a["mean"] for a in answers]) == pytest.approx(float(samples.mean()), abs=error)
     assert np.mean([a["epistemic"] for a in answers]) == pytest.approx(spread, rel=0.1)
+
+
+def test_a_pruned_module_is_served_by_the_sparse_kernel_without_further_loss():
+    module = _mlp(20, 64, 30, 2).eval()
+    accelerate(module, density=0.2)
+    plan = build_plan(module, symbols_max=8, densities=(1.0, 0.7))
+    kept = float((module[3].masked_weight() != 0).float().mean())
+    assert f"densities [1.0, 0.7, {kept:.4g}]; serves {kept:.4g} with 32 samples" in repr(plan)
+    x = np.random.default_rng(0).standard_normal((5, 20)).astype(np.float32)
+    wanted = module(torch.from_numpy(x)).detach().numpy()
+    for rung in (2, 0):
+        plan.set_rung(rung)
+        np.testing.assert_allclose(plan.predict(x)["mean"], wanted[:, 0], rtol=1e-5, atol=1e-6)
+    assert build_plan(_mlp(20, 64, 30, 2)).rungs == 1
+    again = Plan.from_image(plan.image, symbols_max=8)
+    assert again.predict(x).tobytes() == plan.predict(x).tobytes()
+    with pytest.raises(PlanError, match="density 0 is not in"):
+        build_plan(module, densities=(1.0, 0))
+
+
+def test_a_plan_answers_rows_from_python_and_says_what_it_cannot_take():
+    module = _mlp(20, 64, 30, 2, p=0.2).eval()
+    plan = build_plan(module, n_tech=8, symbols_max=4)
+    rows = np.random.default_rng(1).standard_normal((6, 8))
+    news = np.random.default_rng(2).standard_normal(12)
+    first = plan.predict(rows, news, symbol=2)
+    assert (first["status"] == OK).all()
+    assert plan.predict(rows, symbol=2).tobytes() == first.tobytes()  # it has seen these news
+    assert plan.predict(rows[3], symbol=2, sequence=3).tobytes() == first[3].tobytes()
+    assert plan.predict(rows, symbol=1)["mean"][0] != first["mean"][0]
+    assert (plan.predict(rows, symbol=2, sequence=99)["mean"] != first["mean"]).all()
+    rows[4, 1] = np.nan
+    assert (plan.predict(rows, symbol=2)["status"] != OK).tolist() == [False] * 4 + [True, False]
+    for arguments, options, words in (
+        ((rows[:, :7],), {}, "takes .rows..8"),
+        ((rows,), {"symbol": 4}, "symbol 4 of 4"),
+        ((rows,), {"expert": 3}, "expert 3 of 3"),
+        ((rows, news[:5]), {}, "12 finite numbers"),
+        ((rows, news * np.inf), {}, "12 finite numbers"),
+    ):
+        with pytest.raises(PlanError, match=words):
+            plan.predict(*arguments, **options)
 
 
 def test_fusionnet_is_asked_for_its_weights_and_three_experts_serve_three_tags():
