@@ -197,7 +197,7 @@ class Daemon:
                 loop.clock.recalibrate()
 
     async def _serve(self) -> web.AppRunner:
-        runner = web.AppRunner(build(self.views), access_log=None)
+        runner = web.AppRunner(build(self.views, self.config.admin.requests_per_s), access_log=None)
         await runner.setup()
         try:
             await web.TCPSite(runner, self.config.admin.host, self.config.admin.port).start()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from daemon.admin.fills import RecentFills, Trade
-from daemon.admin.text import average_px, money, time_text
+from daemon.admin.text import average_px, metric, money, time_text
 from daemon.config import config_hash
 from daemon.system import System
 from daemon.threads import HotLoop
@@ -158,37 +158,31 @@ class SystemViews:
         system = self._system
         feed, books, orders = system.feed.counters(), system.books.counters(), system.orders.counters()
         lines = [
-            _metric("feed_packets_total", "counter", {"": feed["frames"]}),
-            _metric("feed_messages_total", "counter", {"": int(system.control["heartbeat"])}),
-            _metric("feed_next_seq", "gauge", {"": int(system.feed.record["expected"])}),
-            _metric("feed_gaps_total", "counter", {"": feed["gaps"]}),
-            _metric("feed_refused_total", "counter", _labelled("reason", system.feed.refused())),
-            _metric("book_updates_total", "counter", {"": books["tops"]}),
-            _metric(
+            metric("feed_packets_total", "counter", {"": feed["frames"]}),
+            metric("feed_messages_total", "counter", {"": int(system.control["heartbeat"])}),
+            metric("feed_next_seq", "gauge", {"": int(system.feed.record["expected"])}),
+            metric("feed_gaps_total", "counter", {"": feed["gaps"]}),
+            metric("feed_refused_total", "counter", _labelled("reason", system.feed.refused())),
+            metric("book_updates_total", "counter", {"": books["tops"]}),
+            metric(
                 "book_invalid_total", "counter", _labelled("reason", {"unknown_ref": books["unknown_ref"]})
             ),
-            _metric("decision_total", "counter", _labelled("reason", system.strategy.model.counts())),
-            _metric("orders_sent_total", "counter", {"": orders["sent"]}),
-            _metric("orders_denied_total", "counter", _labelled("reason", system.orders.denials())),
-            _metric("fills_total", "counter", {"": orders["trades"]}),
-            _metric("journal_lost_total", "counter", {"": int(system.control["journal_lost"])}),
-            _metric(
+            metric("decision_total", "counter", _labelled("reason", system.strategy.model.counts())),
+            metric("orders_sent_total", "counter", {"": orders["sent"]}),
+            metric("orders_denied_total", "counter", _labelled("reason", system.orders.denials())),
+            metric("fills_total", "counter", {"": orders["trades"]}),
+            metric("journal_lost_total", "counter", {"": int(system.control["journal_lost"])}),
+            metric(
                 "agent_heartbeat_age_seconds",
                 "gauge",
                 _labelled("agent", {loop.name: self._age_ns(loop) / 1e9 for loop in self._loops}),
             ),
-            _metric("state", "gauge", _labelled("state", {system.orders.kill_switch.state: 1})),
+            metric("state", "gauge", _labelled("state", {system.orders.kill_switch.state: 1})),
         ]
         positions = {row["symbol"]: row["qty"] for row in self.positions()}
-        lines.append(_metric("position_qty", "gauge", _labelled("symbol", positions)))
+        lines.append(metric("position_qty", "gauge", _labelled("symbol", positions)))
         return "".join(lines)
 
 
 def _labelled(label: str, values: dict[str, Any]) -> dict[str, Any]:
     return {f'{{{label}="{name}"}}': value for name, value in values.items()}
-
-
-def _metric(name: str, kind: str, values: dict[str, Any]) -> str:
-    full = f"contrafusion_{name}"
-    rows = "".join(f"{full}{labels} {value}\n" for labels, value in values.items())
-    return f"# TYPE {full} {kind}\n{rows}" if rows else ""
