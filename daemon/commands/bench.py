@@ -189,7 +189,7 @@ def execute(arguments: argparse.Namespace) -> int:
 def _busy_admin(arguments: argparse.Namespace) -> int:
     """Measure what a busy admin endpoint does to the hot loop."""
     from daemon.wire import admin_bench  # noqa: PLC0415  the rest of `bench` needs no network
-    from daemon.wire import bench as wire
+    from daemon.wire import bench as wire  # noqa: PLC0415
 
     try:
         enter_user_namespace("daemon.main", sys.argv[1:])
