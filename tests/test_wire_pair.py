@@ -151,7 +151,10 @@ def test_the_books_over_a_dpdk_bridge_that_is_killed_and_restarted(
     with session(wire, tmp_path, {"flow.packets_per_s": 2_000}, source) as seen:
         seen.wait_until(lambda: seen.metric("feed_messages_total") > 2_000, "the first messages")
         first.finish(signal.SIGKILL)
+        while seen.daemon.wait_for("bridge_status", 60)["state"] != "dead":
+            pass
         second = bridge()
+        assert seen.daemon.wait_for("bridge_status", 60)["generation"] == 2
         seen.wait_for_the_end()
         assert second.finish() == 0
     theirs, ours = hashes(seen)
