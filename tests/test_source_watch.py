@@ -1,4 +1,4 @@
-"""What the control loop tells of the packet sources: refusals of the machine, a bridge that comes and goes."""
+"""What the control loop tells of packet sources: refusals of the machine, a bridge that comes and goes."""
 
 from __future__ import annotations
 
