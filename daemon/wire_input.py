@@ -43,6 +43,15 @@ def live_settings(config: FeedConfig) -> LiveSettings:
     )
 
 
+def recorded_settings(config: FeedConfig) -> LiveSettings:
+    """Return how the recording of a live session is put in order: what is missing comes later, or never.
+
+    Without a clock: a hole holds the messages behind it back until it is filled, the window is full, or the
+    recording ends.
+    """
+    return LiveSettings(window_messages=config.gap_messages)
+
+
 class WireInput:
     """Own the sources of a live session; `state` goes to the loops.
 
