@@ -9,6 +9,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from daemon.config import Config
+from daemon.exchange_config import ExchangeConfig
 from daemon.namespaces import NamespaceError, VethPair
 from daemon.wire.pair import DAEMON, Process, daemon_config, start_daemon, start_venue, venue_config
 
@@ -113,9 +115,17 @@ def session(
 ) -> Iterator[Session]:
     """Start both inside the block; both have ended behind it."""
     settings = venue_config(pair, folder, FLOW | dict(venue or {}))
+    with tempfile.TemporaryDirectory(prefix="contrafusion-", dir=Config().segment_directory) as memory:
+        yield from _running(
+            pair, folder, settings, SMALL | {"segment_directory": memory} | dict(daemon or {})
+        )
+
+
+def _running(
+    pair: VethPair, folder: pathlib.Path, settings: ExchangeConfig, changes: Mapping[str, Any]
+) -> Iterator[Session]:
     exchange = start_venue(pair, folder, settings)
     try:
-        changes = SMALL | dict(daemon or {})
         client = start_daemon(pair, folder, daemon_config(pair, folder, settings, changes, Config()))
     except BaseException:
         exchange.stop()

@@ -1,4 +1,4 @@
-"""The recording of a live session as a capture: repairs come behind what overtook them, and are put in order."""
+"""The recording of a live session as a capture: repairs come behind what overtook them."""
 
 from __future__ import annotations
 

@@ -24,9 +24,36 @@ IMPAIRED = {
     "impair_b.lost_ppm": 50_000,
 }  # fmt: skip
 
+EAGER = {
+    "model.kind": "linear", "strategy.margin_bp": 0.0, "strategy.fee_bp": 0.0,
+    "strategy.agreement_min": 0.5, "strategy.cooldown_ms": 0, "feed.record": True,
+}  # fmt: skip
+
 
 def hashes(seen: Session) -> tuple[str, str]:
     return seen.told["book_state_hash"], seen.summary["book_state_hash"]
+
+
+def check_both_sides(seen: Session) -> None:
+    """What was sent was received: orders, fills and positions are the same, and no name was used twice."""
+    ours, theirs = seen.summary, seen.told
+    assert ours["orders"] == theirs["orders"]
+    assert ours["fills"] == theirs["fills"]
+    booked = theirs["positions"].get("CONTRAFUSION", {})
+    assert {s: row["qty"] for s, row in booked.items() if row["qty"]} == {
+        s: row["qty"] for s, row in ours["positions"].items() if row["qty"]
+    }
+    names = [row["cl_ord_id"] for row in seen.table("orders.csv")]
+    assert len(set(names)) == len(names) == ours["orders"]
+    assert ours["alarms"] == {}
+
+
+def check_recording(seen: Session) -> None:
+    """The packets beside the journal are those of the session: they lead to the same books."""
+    (recorded,) = (seen.folder / "run").glob("packets*.pcapng")
+    again = replay(recorded, seen.folder / "replayed").summary
+    assert again["book_state_hash"] == seen.summary["book_state_hash"]
+    assert again["source"].get("lost", 0) == 0
 
 
 def check_gaps(source: dict[str, int]) -> None:
@@ -75,25 +102,27 @@ def test_a_late_start_loads_a_snapshot(wire: VethPair, tmp_path: pathlib.Path) -
 
 
 def test_both_sides_book_the_same_orders_fills_and_positions(wire: VethPair, tmp_path: pathlib.Path) -> None:
-    eager = {
-        "model.kind": "linear", "strategy.margin_bp": 0.0, "strategy.fee_bp": 0.0,
-        "strategy.agreement_min": 0.5, "strategy.cooldown_ms": 0, "feed.record": True,
-    }  # fmt: skip
-    with session(wire, tmp_path, {"flow.packets_per_s": 4_000}, eager) as seen:
+    with session(wire, tmp_path, {"flow.packets_per_s": 4_000}, EAGER) as seen:
         seen.wait_for_the_end()
-    ours, theirs = seen.summary, seen.told
-    assert ours["orders"] == theirs["orders"] > 50
-    assert ours["fills"] == theirs["fills"] > 10
-    booked = theirs["positions"].get("CONTRAFUSION", {})
-    assert {s: row["qty"] for s, row in booked.items() if row["qty"]} == {
-        s: row["qty"] for s, row in ours["positions"].items() if row["qty"]
-    }
-    names = [row["cl_ord_id"] for row in seen.table("orders.csv")]
-    assert len(set(names)) == len(names) == ours["orders"]
-    assert ours["alarms"] == {}
-    (recorded,) = (tmp_path / "run").glob("packets*.pcapng")
-    again = replay(recorded, tmp_path / "replayed").summary
-    assert again["book_state_hash"] == ours["book_state_hash"]
+    check_both_sides(seen)
+    assert seen.summary["orders"] > 50
+    assert seen.summary["fills"] > 10
+    check_recording(seen)
+
+
+def test_both_sides_agree_over_a_lossy_wire_and_the_recording_leads_to_the_same_books(
+    wire: VethPair, tmp_path: pathlib.Path
+) -> None:
+    flow = IMPAIRED | {"impair_b.lost_ppm": 300_000, "flow.packets_per_s": 4_000}
+    with session(wire, tmp_path, flow, EAGER | {"feed.gap_timeout_ms": 10_000}) as seen:
+        seen.wait_for_the_end()
+    check_both_sides(seen)
+    source = seen.summary["source"]
+    check_gaps(source)
+    assert source["by_rerequest"] > 0
+    assert source["snapshots"] == 0
+    assert seen.summary["orders"] > 20
+    check_recording(seen)
 
 
 def test_the_daemon_survives_a_wire_that_goes_down_and_a_venue_that_is_killed(
