@@ -116,9 +116,8 @@ def session(
     """Start both inside the block; both have ended behind it."""
     settings = venue_config(pair, folder, FLOW | dict(venue or {}))
     with tempfile.TemporaryDirectory(prefix="contrafusion-", dir=Config().segment_directory) as memory:
-        yield from _running(
-            pair, folder, settings, SMALL | {"segment_directory": memory} | dict(daemon or {})
-        )
+        changes = SMALL | {"segment_directory": memory} | dict(daemon or {})
+        yield from _running(pair, folder, settings, changes)
 
 
 def _running(

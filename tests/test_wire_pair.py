@@ -35,7 +35,7 @@ def hashes(seen: Session) -> tuple[str, str]:
 
 
 def check_both_sides(seen: Session) -> None:
-    """What was sent was received: orders, fills and positions are the same, and no name was used twice."""
+    """Check that orders, fills and positions are the same on both sides, and that no name was used twice."""
     ours, theirs = seen.summary, seen.told
     assert ours["orders"] == theirs["orders"]
     assert ours["fills"] == theirs["fills"]
@@ -49,7 +49,7 @@ def check_both_sides(seen: Session) -> None:
 
 
 def check_recording(seen: Session) -> None:
-    """The packets beside the journal are those of the session: they lead to the same books."""
+    """Check that the packets beside the journal lead to the books of the session."""
     (recorded,) = (seen.folder / "run").glob("packets*.pcapng")
     again = replay(recorded, seen.folder / "replayed").summary
     assert again["book_state_hash"] == seen.summary["book_state_hash"]
