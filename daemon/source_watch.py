@@ -39,9 +39,14 @@ class SourceWatch:
         status, trouble = bridge.status(now_ns), bridge.trouble
         if (status.state, status.generation) != self._bridge:
             self._bridge = (status.state, status.generation)
-            tell = self._log.info if status.state in _WELL else self._log.warning
-            tell("bridge_status", state=status.state, pid=status.pid, generation=status.generation,
-                 silent_ms=status.silent_ns // _NS_PER_MS)  # fmt: skip
+            fields = {
+                "state": status.state, "pid": status.pid, "generation": status.generation,
+                "silent_ms": status.silent_ns // _NS_PER_MS,
+            }  # fmt: skip
+            if status.state in _WELL:
+                self._log.info("bridge_status", **fields)
+            else:
+                self._log.warning("bridge_status", **fields)
         if trouble and trouble != self._trouble:
             self._log.warning("bridge_trouble", reason=trouble)
         self._trouble = trouble
