@@ -9,7 +9,17 @@ import time
 
 import pytest
 from dpdk_rig import BridgeProcess, build_bridge
-from pair_rig import Session, session, wire
+from pair_rig import (
+    EAGER,
+    IMPAIRED,
+    Session,
+    check_both_sides,
+    check_gaps,
+    check_recording,
+    hashes,
+    session,
+    wire,
+)
 from replays import replay
 
 from daemon.exchange_config import read_exchange_config
@@ -18,52 +28,6 @@ from daemon.wire.pair import DAEMON, VENUE, Process, start_venue
 
 __all__ = ["wire"]
 pytestmark = pytest.mark.alone
-
-IMPAIRED = {
-    "impair_a.lost_ppm": 10_000, "impair_a.duplicated_ppm": 10_000, "impair_a.reordered_ppm": 10_000,
-    "impair_b.lost_ppm": 50_000,
-}  # fmt: skip
-
-EAGER = {
-    "model.kind": "linear", "strategy.margin_bp": 0.0, "strategy.fee_bp": 0.0,
-    "strategy.agreement_min": 0.5, "strategy.cooldown_ms": 0, "feed.record": True,
-}  # fmt: skip
-
-
-def hashes(seen: Session) -> tuple[str, str]:
-    return seen.told["book_state_hash"], seen.summary["book_state_hash"]
-
-
-def check_both_sides(seen: Session) -> None:
-    """Check that orders, fills and positions are the same on both sides, and that no name was used twice."""
-    ours, theirs = seen.summary, seen.told
-    assert ours["orders"] == theirs["orders"]
-    assert ours["fills"] == theirs["fills"]
-    booked = theirs["positions"].get("CONTRAFUSION", {})
-    assert {s: row["qty"] for s, row in booked.items() if row["qty"]} == {
-        s: row["qty"] for s, row in ours["positions"].items() if row["qty"]
-    }
-    names = [row["cl_ord_id"] for row in seen.table("orders.csv")]
-    assert len(set(names)) == len(names) == ours["orders"]
-    assert ours["alarms"] == {}
-
-
-def check_recording(seen: Session) -> None:
-    """Check that the packets beside the journal lead to the books of the session."""
-    (recorded,) = (seen.folder / "run").glob("packets*.pcapng")
-    again = replay(recorded, seen.folder / "replayed").summary
-    assert again["book_state_hash"] == seen.summary["book_state_hash"]
-    assert again["source"].get("lost", 0) == 0
-
-
-def check_gaps(source: dict[str, int]) -> None:
-    """Every number that was missing was brought by somebody, and every gap was closed by somebody."""
-    brought = source["by_line"] + source["by_rerequest"] + source["by_snapshot"]
-    assert source["missing"] == brought
-    assert source["lost"] == 0
-    closed = source["gaps_by_line"] + source["gaps_by_rerequest"] + source["gaps_by_snapshot"]
-    assert source["gaps"] == closed
-    assert source["conflicts"] == 0
 
 
 @pytest.mark.parametrize("source", ["af_packet", "af_xdp", "udp"])
@@ -186,40 +150,6 @@ def test_the_books_over_a_dpdk_bridge_that_is_killed_and_restarted(
         assert seen.daemon.wait_for("bridge_status", 60)["generation"] == 2
         seen.wait_for_the_end()
         assert second.finish() == 0
-    theirs, ours = hashes(seen)
-    assert theirs == ours
-    check_gaps(seen.summary["source"])
-
-
-FULL = {
-    "flow.packets_per_s": 100_000, "feed.messages_max": 1, "feed.group_b": "",
-    "generator.messages": 3_000_000, "generator.symbols": 64, "book.live_orders_max": 1_048_576,
-    "book.levels_max": 262_144,
-}  # fmt: skip
-ROOMY = {"book.live_orders_max": 1_048_576, "book.levels_max": 262_144}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("source", ["af_packet", "af_xdp", "udp"])
-def test_half_a_minute_at_a_hundred_thousand_packets_a_second(
-    source: str, wire: VethPair, tmp_path: pathlib.Path
-) -> None:
-    with session(wire, tmp_path, FULL, ROOMY | {"feed.source": source}) as seen:
-        seen.wait_for_the_end()
-    theirs, ours = hashes(seen)
-    assert theirs == ours
-    counted = seen.summary["source"]
-    check_gaps(counted)
-    assert counted["0.received"] + counted["0.dropped"] >= seen.told["last_seq"]
-
-
-@pytest.mark.slow
-def test_half_a_minute_of_bad_lines_at_a_hundred_thousand_packets_a_second(
-    wire: VethPair, tmp_path: pathlib.Path
-) -> None:
-    flow = FULL | IMPAIRED | {"feed.group_b": "239.192.7.2", "flow.packets_per_s": 100_000}
-    with session(wire, tmp_path, flow, ROOMY) as seen:
-        seen.wait_for_the_end()
     theirs, ours = hashes(seen)
     assert theirs == ours
     check_gaps(seen.summary["source"])
