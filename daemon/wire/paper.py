@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import dataclasses
 import json
 import os
 import pathlib
@@ -17,7 +18,7 @@ import time
 import urllib.request
 from typing import Any, Final
 
-from daemon.config import Config, read_config
+from daemon.config import Config, ModelConfig, read_config
 from daemon.errors import CommandError, output_folder
 from daemon.namespaces import NamespaceError, VethPair, enter_user_namespace
 from daemon.settings import SettingsError
@@ -26,6 +27,7 @@ from daemon.wire.pair import DAEMON, START_S, Process, daemon_config, start_daem
 MODULE: Final = "daemon.wire.paper"
 CLONE_NEWNET: Final = 0x4000_0000
 TIMEOUT_S: Final = 2.0
+KINDS: Final = {field.name: field.metadata for field in dataclasses.fields(ModelConfig)}["kind"]["choices"]
 FAILED, BAD_CONFIGURATION, INTERRUPTED = 1, 78, 130
 _HEAD: Final = (
     f"{'time':>6} {'packets':>9} {'messages':>9} {'gaps':>5} {'orders':>7} {'fills':>6} {'denied':>7}"
@@ -103,13 +105,13 @@ def _watch(daemon: Process, endpoint: Endpoint, seconds: float) -> None:
 
 def paper(seconds: float, changes: dict[str, Any], speed: float, folder: pathlib.Path, base: Config) -> None:
     """Run both for some seconds, then print what each says it did; raises when they do not agree."""
+    pair, flow = VethPair(), {"flow.start": "on_logon", "flow.speed": speed}
+    venue_settings = venue_config(pair, folder, flow)
+    settings = daemon_config(pair, folder, venue_settings, changes, base)
+    output_folder(folder)
     for part in ("venue", "run"):  # a day of its own: the venue would go on with its ledger
         shutil.rmtree(folder / part, ignore_errors=True)
-    output_folder(folder)
-    with VethPair() as pair:
-        flow = {"flow.start": "on_logon", "flow.speed": speed}
-        venue_settings = venue_config(pair, folder, flow)
-        settings = daemon_config(pair, folder, venue_settings, changes, base)
+    with pair:
         sys.stderr.write("starting; the first start compiles every kernel, which takes minutes ...\n")
         venue = start_venue(pair, folder, venue_settings)
         daemon = start_daemon(pair, folder, settings)
@@ -122,7 +124,7 @@ def paper(seconds: float, changes: dict[str, Any], speed: float, folder: pathlib
         finally:
             daemon.stop()
             told = venue.stop()
-    _compare(base.venue.sender, _summary("venue", told), _summary("daemon", summary_of(folder)))
+    compare(base.venue.sender, read_summary("venue", told), read_summary("daemon", summary_of(folder)))
 
 
 def summary_of(folder: pathlib.Path) -> bytes:
@@ -131,7 +133,7 @@ def summary_of(folder: pathlib.Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
-def _summary(name: str, text: bytes) -> dict[str, Any]:
+def read_summary(name: str, text: bytes) -> dict[str, Any]:
     """Read what one side has left; raises CommandError when that is nothing."""
     if not text:
         msg = f"the {name} left no summary: see {name}.log"
@@ -139,7 +141,7 @@ def _summary(name: str, text: bytes) -> dict[str, Any]:
     return dict(json.loads(text))
 
 
-def _compare(client: str, venue: dict[str, Any], ours: dict[str, Any]) -> None:
+def compare(client: str, venue: dict[str, Any], ours: dict[str, Any]) -> None:
     """Print both sides' orders, fills and positions; they must be equal."""
     _say(f"orders  venue {venue['orders']:,}  daemon {ours['orders']:,}")
     _say(f"fills   venue {venue['fills']:,}  daemon {ours['fills']:,}")
@@ -168,7 +170,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--seconds", type=positive, default=30.0, help="how long (default 30)")
     parser.add_argument("--speed", type=positive, default=60.0, help="market seconds per second (default 60)")
-    parser.add_argument("--model", default="auto", help="model.kind of the daemon (default auto)")
+    parser.add_argument("--model", default="auto", choices=KINDS, help="model of the daemon (default auto)")
     parser.add_argument("--config", type=pathlib.Path, help="the daemon's settings (default: the defaults)")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out/paper"), help="folder")
     options = parser.parse_args(arguments)
