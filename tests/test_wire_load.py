@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.alone, pytest.mark.slow]
 
 RATE = 100_000
 FULL = {
-    "flow.packets_per_s": RATE, "feed.messages_max": 1, "feed.group_b": "", "run.idle": "yield",
+    "flow.packets_per_s": RATE, "feed.messages_max": 1, "feed.group_b": "",
     "generator.messages": 3_000_000, "generator.symbols": 64, "book.live_orders_max": 1_048_576,
     "book.levels_max": 262_144,
 }  # fmt: skip
