@@ -21,7 +21,7 @@ import orjson
 
 ROUTES: Final = ("/health", "/metrics", "/positions", "/latency")
 CONNECTIONS: Final = 8
-TIMEOUT_S: Final = 5.0
+TIMEOUT_S: Final = 60.0
 READ_SIZE: Final = 65_536
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTH: Final = b"content-length:"
