@@ -28,6 +28,9 @@ class SystemViews:
         self._top_addr = system.segment.allocate("admin.top", TOP_OF_BOOK.size)
         self._top: Any = system.segment.array("admin.top", TOP_OF_BOOK)[0]
         self._started_ns = time.monotonic_ns()
+        self._hashes = {  # of what runs, not of what lies on the disk by now; the code's takes milliseconds
+            "config": config_hash(system.config), "code": source_digest(), "model": system.model.id,
+        }  # fmt: skip
         self._pulses = {loop.name: (-1, self._started_ns) for loop in loops}  # pulse, when it last moved
 
     def _age_ns(self, loop: HotLoop) -> int:
@@ -48,15 +51,12 @@ class SystemViews:
         limit_ns = system.config.run.heartbeat_max_ms * _MS
         stale = any(agent["running"] and agent["age_ns"] > limit_ns for agent in agents)
         faulty = any(loop.thread.error is not None for loop in self._loops)
-        hashes = {
-            "config": config_hash(system.config), "code": source_digest(), "model": system.model.id,
-        }  # fmt: skip
         return not (stale or faulty), {
             "state": system.orders.kill_switch.state,
             "role": "alone",
             "epoch": system.config.epoch,
             "uptime_ns": time.monotonic_ns() - self._started_ns,
-            "hashes": hashes,
+            "hashes": self._hashes,
             "agents": agents,
             "clock": {"source": system.clock.kind_name, "market": time_text(system.now_ns)},
         }
