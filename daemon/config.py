@@ -283,6 +283,7 @@ class AdminConfig:
 
     host: str = setting("127.0.0.1", "address to listen on", choices=("127.0.0.1", "::1", "localhost"))
     port: int = setting(8_080, "TCP port, 0 = any free one", low=0, high=65_535)
+    requests_per_s: int = setting(50, "more are answered with 429", low=1, high=1_000_000)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

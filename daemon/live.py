@@ -203,7 +203,8 @@ class Daemon:
                 loop.clock.recalibrate()
 
     async def _serve(self) -> web.AppRunner:
-        runner = web.AppRunner(build(self.views, self.operator), access_log=None)
+        app = build(self.views, self.config.admin.requests_per_s, self.operator)
+        runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         try:
             await web.TCPSite(runner, self.config.admin.host, self.config.admin.port).start()
