@@ -200,11 +200,11 @@ class SystemViews:
         if self._rungs:
             seen = self.bicep()
             lines += [
-                _metric("rung_density", "gauge", {"": seen["density"]}),
-                _metric("rung_samples", "gauge", {"": seen["samples"]}),
-                _metric("rung_changes_total", "counter", {"": seen["changes"]}),
-                _metric("inference_gain", "gauge", {"": seen["gain"]}),
-                _metric("slo_miss", "gauge", {"": int(seen["slo_miss"])}),
+                metric("rung_density", "gauge", {"": seen["density"]}),
+                metric("rung_samples", "gauge", {"": seen["samples"]}),
+                metric("rung_changes_total", "counter", {"": seen["changes"]}),
+                metric("inference_gain", "gauge", {"": seen["gain"]}),
+                metric("slo_miss", "gauge", {"": int(seen["slo_miss"])}),
             ]
         positions = {row["symbol"]: row["qty"] for row in self.positions()}
         lines.append(metric("position_qty", "gauge", _labelled("symbol", positions)))
