@@ -10,11 +10,12 @@ and benchmarks where an answer must cost nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
-from bicep.plan import Weights, encode
+from bicep.plan import Rung, Weights, encode
 from nimbus.messages import NEWS_DIMENSIONS, TAG_NAMES
 from ringbuf.jit import inlined
 from ringbuf.memory import load_f64
@@ -29,25 +30,38 @@ LEAN_BP: Final = {"microprice": 1.0, "imbalance_five": 2.0, "imbalance_top": 1.5
 SIGMA_BP: Final = 5.0  # what it admits not to know
 
 
-def rule_image() -> bytes:
-    """Return the bytes of a plan whose three experts all answer by the rule."""
+def rule_weights(density: float = 1.0) -> Weights:
+    """Return the rule as an expert whose second layer keeps at most this share of its weights.
+
+    Each output takes the sum through fewer of the first layer's pairs, other ones than its neighbours: the
+    answer stays, only dropout scatters it more.
+    """
     units, outputs = HIDDEN
     signs = np.where(np.arange(units) % 2 == 0, 1.0, -1.0).astype(np.float32)
     out_signs = signs[:outputs]
     lean = np.zeros(COLUMNS, np.float32)
     for name, weight in LEAN_BP.items():
         lean[INDEX[name]] = weight
-    weights = Weights(
+    pairs = max(int(density * units / 2), 1)
+    first = np.arange(outputs) // 2 * pairs
+    takes = (np.arange(units) // 2 - first[:, None]) % (units // 2) < pairs
+    return Weights(
         tech=np.outer(signs, lean),
         news=np.zeros((units, NEWS_DIMENSIONS), np.float32),
         bias_one=np.zeros(units, np.float32),
-        second=np.outer(out_signs, signs) / (units / 2),
+        second=np.where(takes, np.outer(out_signs, signs) / pairs, np.float32(0)).astype(np.float32),
         bias_two=np.zeros(outputs, np.float32),
         mean_head=out_signs / (outputs / 2),
         variance_head=np.zeros(outputs, np.float32),
         biases=np.array([0.0, 2.0 * np.log(SIGMA_BP)], np.float32),
     )
-    return encode([weights] * len(TAG_NAMES), [0] * len(TAG_NAMES), BASIS_POINT)
+
+
+def rule_image(densities: Sequence[float] = (1.0,)) -> bytes:
+    """Return the bytes of a plan whose three experts all answer by the rule, at each of the densities."""
+    rungs = [Rung(density, [rule_weights(density)] * len(TAG_NAMES)) for density in densities[1:]]
+    experts = [rule_weights()] * len(TAG_NAMES)
+    return encode(experts, [0] * len(TAG_NAMES), BASIS_POINT, [Rung(1.0), *rungs])
 
 
 LINEAR = record(

@@ -1,14 +1,16 @@
 """`contrafusion bench wire`: tick-to-trade seen from the venue's end of the wire, and its floor.
 
-Three runs over the same wire, with the same flow at the same rate: the echo (a packet in, a fixed order out),
-the daemon with a fixed rule as its model, the daemon with the plan of 32 samples.  The tap stands at the
-venue in all three; the ratios are of this one session.  Not in the figures: card, PCIe, switch.
+Runs over the same wire, with the same flow at the same rate: the echo (a packet in, a fixed order out), the
+daemon with a fixed rule as its model, the daemon with that rule as a plan of 32 samples, with a fifth of its
+second layer and dense.  The tap stands at the venue in all; the echo is measured again between the others, as
+a shared machine is not the same from minute to minute.  Not in the figures: card, PCIe, switch.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import pathlib
 import shutil
@@ -20,9 +22,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from bicep.plan import save
 from daemon.config import Config
 from daemon.errors import CommandError
 from daemon.exchange_config import ExchangeConfig
+from daemon.model import pin
 from daemon.namespaces import VethPair
 from daemon.wire.pair import (
     DAEMON,
@@ -35,10 +39,13 @@ from daemon.wire.pair import (
     venue_config,
 )
 from ringbuf.affinity import usable_cores
+from strategy.features import COLUMNS
+from strategy.rule import rule_image
 
 SINK_PORT: Final = 26_499
 SHARES: Final = (50.0, 90.0, 99.0, 99.9, 100.0)
 ECHO_EVERY: Final = 10
+PRUNED: Final = 0.2  # density
 # A strategy that is eager: the benchmark wants orders, not a profit.
 EAGER: Final = {
     "strategy.margin_bp": 0.0, "strategy.fee_bp": 0.0, "strategy.agreement_min": 0.5,
@@ -177,15 +184,45 @@ def measure_daemon(session: Session, model: str, more: Mapping[str, Any]) -> dic
     return row
 
 
+def save_rule(folder: pathlib.Path) -> pathlib.Path:
+    """Write the fixed rule with a pruned rung as if it had been trained, and pin it; return its folder."""
+    nothing = {"mean": [0.0] * COLUMNS, "deviation": [1.0] * COLUMNS}
+    manifest = save(folder, rule_image((1.0, PRUNED)), {
+        "seed": 0, "trained_on": {}, "features": [], "normalisation": nothing, "horizon_ns": 0, "starved": [],
+        "metrics": {},
+    })  # fmt: skip
+    pin(folder, manifest["id"])
+    return folder
+
+
 def measure(session: Session, tell: Callable[[str], object]) -> dict[str, Any]:
-    """Measure the three and return them with their ratios to the floor; tell(what comes next)."""
-    rows: dict[str, Any] = {}
-    for name, model in (("echo", ""), ("rule", "linear"), ("model", "rule")):
+    """Measure all and return them with their ratios to the floor; tell(what comes next).
+
+    The floor is measured before, between and after: each run is held against the mean of its neighbours.
+    """
+    pruned = {"model.folder": str(save_rule(session.folder / "models")), "bicep.rung": str(PRUNED)}
+    runs: dict[str, Callable[[], dict[str, Any]]] = {
+        "rule": lambda: measure_daemon(session, "linear", {}),
+        "pruned": lambda: measure_daemon(session, "fusionnet", pruned),
+        "model": lambda: measure_daemon(session, "rule", {}),
+    }
+    floors, rows = list[dict[str, Any]](), dict[str, Any]()
+
+    def fresh(name: str) -> None:
         tell(name)
         for part in ("venue", "run"):  # a day of its own: the venue would go on with its ledger
             shutil.rmtree(session.folder / part, ignore_errors=True)
-        rows[name] = measure_daemon(session, model, {}) if model else measure_echo(session)
-    floor = rows["echo"]["p50_ns"]
-    for row in rows.values():
-        row["ratio_p50"] = round(row["p50_ns"] / floor, 3)
+
+    for name, run in runs.items():
+        fresh("echo")
+        floors.append(measure_echo(session))
+        fresh(name)
+        rows[name] = run()
+    fresh("echo")
+    floors.append(measure_echo(session))
+    for (before, after), row in zip(itertools.pairwise(floors), rows.values(), strict=True):
+        row["floor_p50_ns"] = (before["p50_ns"] + after["p50_ns"]) // 2
+        row["ratio_p50"] = round(row["p50_ns"] / row["floor_p50_ns"], 3)
+    middle = sorted(floors, key=lambda row: row["p50_ns"])[len(floors) // 2]
+    rows = {"echo": middle | {"floor_p50_ns": middle["p50_ns"], "ratio_p50": 1.0}} | rows
     return {"packets_per_s": session.packets_per_s, "seconds": session.seconds, "rows": rows}

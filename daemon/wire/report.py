@@ -10,10 +10,11 @@ from typing import Any, Final
 NAMES: Final = {
     "echo": "echo: packet in, fixed order out",
     "rule": "daemon, fixed rule",
-    "model": "daemon, model with 32 samples",
+    "pruned": "daemon, 32 samples, 80 % pruned",
+    "model": "daemon, 32 samples, dense",
 }
 SHARES: Final = (0.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99, 100.0)
-_COLOURS: Final = ("#57606a", "#1f6feb", "#bc4c00")
+_COLOURS: Final = ("#57606a", "#1f6feb", "#1a7f37", "#bc4c00")
 _WIDTH, _HEIGHT, _MARGIN = 760, 320, 56
 _US: Final = 1e3
 
