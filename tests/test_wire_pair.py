@@ -129,7 +129,8 @@ def test_a_storm_drops_and_the_books_are_whole_again(wire: VethPair, tmp_path: p
     """
     flow = {"flow.pace": "max", "feed.messages_max": 1, "feed.group_b": "", "generator.messages": 200_000}
     slow = {
-        "feed.ring_packets": 64, "run.idle": "backoff", "feed.gap_messages": 1 << 18, "feed.gap_timeout_ms": 20_000,
+        "feed.ring_packets": 64, "run.idle": "backoff", "feed.gap_messages": 1 << 18,
+        "feed.gap_timeout_ms": 20_000,
     }  # fmt: skip
     with session(wire, tmp_path, flow, slow) as seen:
         seen.wait_until(lambda: seen.metric("feed_messages_total") > 0, "the first messages")
