@@ -123,9 +123,15 @@ def session_again(seen: Session) -> Process:
 
 
 def test_a_storm_drops_and_the_books_are_whole_again(wire: VethPair, tmp_path: pathlib.Path) -> None:
-    """As fast as the venue can, into a ring of 64 packets, while the daemon stands still for a moment."""
+    """As fast as the venue can, into a ring of 64 packets, while the daemon stands still for a moment.
+
+    The window holds it all, so that nothing is left to a snapshot, which covers numbers unseen.
+    """
     flow = {"flow.pace": "max", "feed.messages_max": 1, "feed.group_b": "", "generator.messages": 200_000}
-    slow = {"feed.ring_packets": 64, "run.idle": "backoff"}
+    slow = {
+        "feed.ring_packets": 64, "run.idle": "backoff", "feed.gap_messages": 1 << 18,
+        "feed.gap_timeout_ms": 20_000,
+    }  # fmt: skip
     with session(wire, tmp_path, flow, slow) as seen:
         seen.wait_until(lambda: seen.metric("feed_messages_total") > 0, "the first messages")
         seen.daemon.process.send_signal(signal.SIGSTOP)
