@@ -96,6 +96,7 @@ def test_a_recorded_change_waits_for_its_decision_and_keeps_its_time(loop):
 
 
 def test_a_change_waits_for_an_event_and_a_recorded_one_for_the_same_event(loop):
+    assert oldest(loop.events) != 0
     drop(loop.events)
     loop.head["decision"], loop.head["handled"] = 6, 99
     loop.ask(1)
