@@ -37,8 +37,8 @@ from nimbus.orders.rehearse import REHEARSE_NS, rehearse
 from nimbus.orders.rehearse import foresee as orders_foresee
 from nimbus.orders.reports import receive
 from nimbus.venue.paper import receive as venue_receive
-from ringbuf.agent import beat, idle, should_stop
-from ringbuf.atomics import load_relaxed, store_relaxed
+from ringbuf.agent import PAUSES, beat, idle, is_busy, should_stop
+from ringbuf.atomics import load_relaxed, pause, store_relaxed
 from ringbuf.clock import now_ns as clock_ns
 from ringbuf.histogram import record_value
 from ringbuf.jit import inlined, kernel
@@ -97,24 +97,42 @@ def _tend_orders(p: Pipeline, now_ns: int) -> int:
     return done
 
 
+@inlined
+def _idle(p: Pipeline, loop: Loop, done: int) -> int:
+    """Wait as the loop's strategy says; a busy one looks for packets meanwhile.
+
+    Returns when a packet was seen, which is in hand then, or 0.
+    """
+    if done > 0 or not is_busy(loop.idler):
+        idle(loop.idler, done)
+        return 0
+    for _ in range(PAUSES):
+        pause()
+        if next_of(p.source, p.market.packet) > 0:
+            return clock_ns(loop.clock)
+    return 0
+
+
 @kernel
 def run_compact(p: Pipeline, loop: Loop) -> int:
     """Run every agent in one thread; return STOPPED."""
-    packets = rehearsed_ns = 0
-    while not should_stop(p.control):
-        now_ns = clock_ns(loop.clock)
+    packets = rehearsed_ns = seen_ns = 0
+    while seen_ns != 0 or not should_stop(p.control):
         done = 0
         for _ in range(PACKETS_MAX):
-            if next_of(p.source, p.market.packet) <= 0:
-                break
+            if seen_ns == 0:
+                if next_of(p.source, p.market.packet) <= 0:
+                    break
+                seen_ns = clock_ns(loop.clock)
             packets += 1
-            started_ns = clock_ns(loop.clock)
             _foresee(p)
-            now_ns = max(take_packet(p.market), started_ns)
+            now_ns = max(take_packet(p.market), seen_ns)
             is_sampled = packets & SAMPLE_MASK == 0
             if is_sampled:
-                record_value(load_i64(p.control + _C.feed_ns), clock_ns(loop.clock) - started_ns)
-            done += 1 + _carry(p, now_ns, started_ns, is_sampled)
+                record_value(load_i64(p.control + _C.feed_ns), clock_ns(loop.clock) - seen_ns)
+            done += 1 + _carry(p, now_ns, seen_ns, is_sampled)
+            seen_ns = 0
+        now_ns = clock_ns(loop.clock)
         if pass_time(p.market, now_ns) > 0:
             done += _carry(p, now_ns, 0, is_sampled=False)
         done += take_news(p, now_ns)
@@ -130,7 +148,7 @@ def run_compact(p: Pipeline, loop: Loop) -> int:
             rehearsed_ns = now_ns
             _foresee(p)
             rehearse(p.orders, now_ns)
-        idle(loop.idler, done)
+        seen_ns = _idle(p, loop, done)
     return STOPPED
 
 

@@ -206,14 +206,15 @@ def take_intents(p: Pipeline, clock: int, now_ns: int, started_ns: int) -> int:
         reason = take_intent(p.orders, intent, now_ns)
         taken += 1
         after_ns = clock_ns(clock)
-        record_value(load_i64(p.control + _C.orders_ns), after_ns - before_ns)
         if p.transport != 0:
             transport_work(p.orders, p.transport, now_ns)
+        sent_ns = clock_ns(clock)
+        record_value(load_i64(p.control + _C.orders_ns), after_ns - before_ns)
         if reason == 0 and is_order and started_ns > 0:
             record_value(load_i64(p.control + _C.tick_ns), after_ns - started_ns)
         if reason == 0 and is_order and p.transport != 0:
             record_value(load_i64(p.control + _C.wire_ns), after_ns - recv_ns)
-            record_value(load_i64(p.control + _C.send_ns), clock_ns(clock) - after_ns)
+            record_value(load_i64(p.control + _C.send_ns), sent_ns - after_ns)
         if is_order and p.transport != 0:
             note_intent(p.orders, intent)
         pop(p.intents)

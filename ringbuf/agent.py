@@ -164,6 +164,12 @@ def _back_off(idler: int) -> None:
 
 
 @inlined
+def is_busy(idler: int) -> bool:
+    """Say whether the strategy keeps the core."""
+    return load_i64(idler + _IDLE.kind) == BUSY
+
+
+@inlined
 def idle(idler: int, done: int) -> None:
     """Wait as the strategy says after a duty cycle that handled `done` messages; work resets the wait."""
     kind = load_i64(idler + _IDLE.kind)

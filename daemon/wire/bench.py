@@ -188,7 +188,8 @@ def save_rule(folder: pathlib.Path) -> pathlib.Path:
     """Write the fixed rule with a pruned rung as if it had been trained, and pin it; return its folder."""
     nothing = {"mean": [0.0] * COLUMNS, "deviation": [1.0] * COLUMNS}
     manifest = save(folder, rule_image((1.0, PRUNED)), {
-        "seed": 0, "trained_on": {}, "features": [], "normalisation": nothing, "horizon_ns": 0, "starved": [],
+        "seed": 0, "trained_on": {"source": "nothing: the fixed rule"}, "features": [],
+        "normalisation": nothing, "horizon_ns": 0, "starved": [],
         "metrics": {},
     })  # fmt: skip
     pin(folder, manifest["id"])
