@@ -6,7 +6,7 @@ import random
 from collections import Counter
 
 import captures as c
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from live_rig import MS, US, LiveFed
 from reference.live_feed import Limits, SlowLive
@@ -119,10 +119,17 @@ STEP = st.one_of(
 )
 
 
+HOLE = [("data", 1, 1, 0, False), ("data", 3, 1, 0, False)]
+BEYOND_THE_WINDOW = [("far", 1_020, 3, 0, False), ("tick", 0)]
+PLAIN = {"servers": 1, "snapshot": False, "agree": 1, "retries": 0, "version": 0}
+
+
 @settings(max_examples=300)
+@example(steps=[*HOLE, *BEYOND_THE_WINDOW], **PLAIN)
+@example(steps=[*HOLE, ("tick", 45 * MS), *BEYOND_THE_WINDOW], **PLAIN)
 @given(
-    st.lists(STEP, max_size=40), st.integers(0, 2), st.booleans(), st.integers(1, 3), st.integers(0, 2),
-    st.integers(0, 5),
+    steps=st.lists(STEP, max_size=40), servers=st.integers(0, 2), snapshot=st.booleans(),
+    agree=st.integers(1, 3), retries=st.integers(0, 2), version=st.integers(0, 5),
 )  # fmt: skip
 def test_any_steps_lead_to_the_state_of_the_slow_twin(steps, servers, snapshot, agree, retries, version):
     pair = Pair(servers=servers, snapshot=snapshot, agree=agree, retries=retries, request_max=3)

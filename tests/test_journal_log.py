@@ -42,13 +42,13 @@ def test_type_numbers_and_payload_layouts_never_change():
     numbered = """
         1 RUN_START 3 DENIAL 4 ORDER_OUT 5 CANCEL_OUT 6 EXECUTION 7 RAW 8 FILL 9 DECISION
         10 STATE_CHANGE 11 LIMITS 12 NEWS 13 ALARM 15 ADJUSTMENT 16 CROSS 17 SESSION_IN
-        18 SESSION_OUT 19 RUN_END 20 LOG
+        18 SESSION_OUT 19 RUN_END 20 LOG 21 RUNG
     """
     assert " ".join(f"{t.value} {t.name}" for t in RecordType) == " ".join(numbered.split())
     sizes = {RecordType(kind).name: layout.size for kind, layout in PAYLOADS.items()}
     assert sizes == {
         "RUN_START": 88, "FILL": 64, "STATE_CHANGE": 88, "LIMITS": 128, "NEWS": 64,
-        "ALARM": 88, "ADJUSTMENT": 88, "RUN_END": 88,
+        "ALARM": 88, "ADJUSTMENT": 88, "RUN_END": 88, "RUNG": 72,
     }  # fmt: skip
     assert RUN_START.at.config_digest == 16
     assert ALARM.at.text == 24

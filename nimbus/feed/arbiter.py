@@ -218,6 +218,8 @@ def _keep(feed: int, arbiter: int, at: int, first: int, count: int, line: int) -
     if _lacks_room(feed, arbiter, first + count):
         if load_i64(arbiter + _A.ring) == 0:
             refuse(feed, FAR_AHEAD)  # it is asked for again when there is room
+            if first > high:  # nothing is kept that says when the numbers before it were missed
+                store_i64(arbiter + _A.tail_ns, load_i64(arbiter + _A.now_ns))
             return give_up(feed, arbiter)
         want_snapshot(feed, arbiter)
     if keep(feed, at + _MOLD_SIZE, count, first, line, line_next) == 0:

@@ -120,7 +120,7 @@ ARBITER = record(
     i8  hole_first    lowest missing number, where the feed stands
     i8  hole_end      end of the range that is missing there
     i8  hole_ns       when it was seen
-    i8  tail_ns       when a heartbeat announced the numbers before `high`
+    i8  tail_ns       when a heartbeat, or a packet that found no room, announced the numbers before `high`
     i8  settled_ns    when the last snapshot ended: nothing is older
 
     i8  asked         numbers below it were requested in this round

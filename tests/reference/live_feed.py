@@ -159,11 +159,12 @@ class SlowLive:
 
     def keep(self, first: int, messages: list[bytes], line: int, recv: int) -> None:
         behind = first + len(messages)
-        before = self.note(line, first, behind)
+        before, is_news = self.note(line, first, behind), first > self.high
         self.reveal(first)
         if self.phase != SNAPSHOT and behind - self.expected > self.limits.window:
             if not self.limits.snapshot:
                 self.refused["far_ahead"] += 1
+                self.tail_ns = self.now if is_news else self.tail_ns
                 self.give_up()
                 return
             self.want()
