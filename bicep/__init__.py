@@ -4,8 +4,12 @@
     bicep.accelerate(module)   put them into a model, and say what was swapped and what was not
     bicep.build_plan(module)   turn an MLP into the plan that kernels call
     bicep.export_onnx(...)     write a pruned model for other runtimes
+    bicep.Pruner, Schedule     prune while a net trains
+    bicep.indicators(...)      RSI, EMA, MACD, ATR of many instruments in one call; rolling_correlation,
+                               price_paths, spectral_features, cross_correlation beside it
 
-These names load PyTorch when they are first used; the plan itself never does.
+These names load PyTorch when they are first used; the plan itself never does.  `python -m bicep.selfcheck`
+compares every kernel of this machine with NumPy.  The user's page is docs/bicep.md.
 """
 
 from __future__ import annotations
@@ -21,7 +25,12 @@ _HOMES = {
     "Schedule": "bicep.training",
     "accelerate": "bicep.swap",
     "build_plan": "bicep.conversion",
+    "cross_correlation": "bicep.spectrum",
     "export_onnx": "bicep.export",
+    "indicators": "bicep.series",
+    "price_paths": "bicep.series",
+    "rolling_correlation": "bicep.series",
+    "spectral_features": "bicep.spectrum",
 }
 
 

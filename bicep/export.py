@@ -9,6 +9,7 @@ TensorRT reads the file (`trtexec --onnx=FILE`); that route is not tested here.
 from __future__ import annotations
 
 import importlib
+import logging
 import pathlib
 import warnings
 from collections.abc import Iterator
@@ -130,6 +131,18 @@ def _dropouts(model: nn.Module) -> Iterator[dict[str, BICEPLayer | _Keep]]:
             owner.register_module(own, module)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to oneself that packages are missing which have nothing to do with the model."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def _mask_shapes(
     model: nn.Module, places: dict[str, BICEPLayer | _Keep], inputs: tuple[Tensor, ...]
 ) -> list[Any]:
@@ -187,7 +200,7 @@ def export_onnx(
             names = [f"input_{n}" for n in range(len(inputs))]
             names += [f"keep_{name.replace('.', '_')}" for name in places]
             shapes = tuple({0: torch.export.Dim("rows")} for _ in names) if dynamic_rows else None
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _quiet():
                 warnings.simplefilter("ignore")  # the exporter's own
                 torch.onnx.export(
                     _WithMasks(model, list(places.values()), len(inputs)), (*inputs, *masks), str(path),

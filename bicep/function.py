@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from bicep.cpu.rows import NONE
+from bicep.kernels import REGISTRY
 from bicep.masks import KEEP_ALL
 
-FUSED, FUSED_BACK = torch.ops.bicep.fused_linear.default, torch.ops.bicep.fused_linear_bwd.default
-LINEAR, LINEAR_BACK = torch.ops.bicep.masked_linear.default, torch.ops.bicep.masked_linear_bwd.default
+FUSED, LINEAR = torch.ops.bicep.fused_linear.default, torch.ops.bicep.masked_linear.default
+_PLAIN: Final = (Tensor, torch.nn.Parameter)
+
+
+def _call(name: str, x: Tensor, *arguments: Any) -> Any:
+    """Run an operation: straight from the registry where nothing of torch wants to see the call.
+
+    The way through torch's dispatcher costs more than a small layer does.
+    """
+    if type(x) in _PLAIN and not torch.compiler.is_compiling():
+        return REGISTRY.run(REGISTRY.ops[name], (x, *arguments))
+    return getattr(torch.ops.bicep, name)(x, *arguments)
 
 
 class Controller(Protocol):
@@ -55,10 +66,12 @@ class BICEPFunction(torch.autograd.Function):
         ctx.plain = activation == NONE and draw is None and state is None
         saved = None
         if ctx.plain:
-            y = LINEAR(x, weight, mask, start, regrow)
+            y = _call("masked_linear", x, weight, mask, start, regrow)
         else:
             saves = any(ctx.needs_input_grad)
-            y, saved = FUSED(x, weight, mask, start, state, draw, activation, level, saves, regrow)
+            y, saved = _call(
+                "fused_linear", x, weight, mask, start, state, draw, activation, level, saves, regrow
+            )
         if nanopt is not None:
             nanopt.observe(x.numel() // max(x.shape[-1], 1), time.perf_counter_ns() - began)
         ctx.save_for_backward(x, weight, mask, saved, start, state, draw)
@@ -72,10 +85,10 @@ class BICEPFunction(torch.autograd.Function):
         x, weight, mask, saved, start, state, draw = ctx.saved_tensors
         needs = ctx.needs_input_grad
         if ctx.plain:
-            dx, dw, ds = LINEAR_BACK(grad, x, weight, mask, ctx.regrow, needs[0])
+            dx, dw, ds = _call("masked_linear_bwd", grad, x, weight, mask, ctx.regrow, needs[0])
         else:
-            dx, dw, ds = FUSED_BACK(
-                grad, x, weight, mask, saved, start, state, draw, ctx.activation, ctx.level, ctx.regrow,
-                needs[0],
+            dx, dw, ds = _call(
+                "fused_linear_bwd", grad, x, weight, mask, saved, start, state, draw, ctx.activation,
+                ctx.level, ctx.regrow, needs[0],
             )  # fmt: skip
         return (dx if needs[0] else None, None, dw, None, ds if needs[4] else None, *(None,) * 5)

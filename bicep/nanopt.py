@@ -111,6 +111,7 @@ class Observation:
     matured_count: int = 0
     volatility: float = math.nan
     utilisation: float = math.nan
+    grant: float = math.nan  # share of the agent's time that this model may use (bicep.budget)
     is_frozen: bool = False  # auction, halt, kill switch, stale feed, reload
 
 
@@ -302,7 +303,9 @@ class NANOpt:
         """Limit a setting to what the agent's time has room for, too: the same whatever is in use now."""
         self._limit_us = self.options.slo_us
         if math.isfinite(seen.utilisation) and seen.utilisation > 0:
-            room = self.predicted_us(self._index) * self.options.utilisation_max / seen.utilisation
+            share = self.options.utilisation_max
+            share = min(share, seen.grant) if seen.grant > 0 else share  # NaN: nobody shares it out
+            room = self.predicted_us(self._index) * share / seen.utilisation
             self._limit_us = min(self._limit_us, room)
 
     def _last_allowed(self, margin: float) -> int:

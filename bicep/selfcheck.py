@@ -213,10 +213,16 @@ def check_generator() -> tuple[float, float]:
 
 def check_cpu() -> list[Row]:
     """Check what this machine's CPU runs."""
+    from bicep.cpu import check  # noqa: PLC0415  (loads torch)
+
+    def body(case: Case) -> tuple[float, float]:
+        return check.run(case), _timed(check.call(case))
+
     return [
         _checked("generator of masks, known answers", "numpy", check_generator),
         _checked("expert, 32 jobs in rings", "cpu (numba)", lambda: check_offload(RingRig(), None, FULL)),
         _checked("spectrum", "cpu (numpy)", lambda: check_spectrum(np)),
+        *(_checked(c.label, "cpu (numba)", functools.partial(body, c)) for c in check.on_cpu(cases())),
     ]
 
 

@@ -283,6 +283,7 @@ class AdminConfig:
 
     host: str = setting("127.0.0.1", "address to listen on", choices=("127.0.0.1", "::1", "localhost"))
     port: int = setting(8_080, "TCP port, 0 = any free one", low=0, high=65_535)
+    requests_per_s: int = setting(50, "more are answered with 429", low=1, high=1_000_000)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -306,7 +307,9 @@ class RunConfig:
         choices=("auto", "busy", "yield", "backoff"),
     )
     fifo: bool = setting(default=False, meaning="hot threads under SCHED_FIFO, when permitted")
-    lock_memory: bool = setting(default=False, meaning="mlockall at the start, when permitted")
+    lock_memory: bool = setting(
+        default=False, meaning="touch all memory and mlockall at the start, if permitted"
+    )
     cancel_wait_ms: int = setting(2_000, "at the stop: cancels are awaited so long", low=0, high=60_000)
     drain_ms: int = setting(5, "the journal is written so often", low=1, high=1_000)
     heartbeat_max_ms: int = setting(2_000, "a hot loop silent for longer is not healthy", low=10, high=60_000)

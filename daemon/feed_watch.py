@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, Final
 
 from daemon.config import endpoint
+from daemon.source_watch import SourceWatch
 from daemon.system import System
 from daemon.wire_input import WireInput
 from nimbus.feed.snapshot_client import LOADED, SnapshotClient, SnapshotEvent, SnapshotServer, warm_rows
@@ -23,8 +25,8 @@ class FeedWatch:
         assert isinstance(system.source, WireInput)
         assert system.feed.live is not None
         self._system, self._log = system, log
-        self._source, self._live = system.source, system.feed.live
-        self._phase, self._lost, self._conflict = "live", 0, 0
+        self._sources, self._live = SourceWatch(system.source, log), system.feed.live
+        self._phase, self._conflict = "live", 0
         self._server = endpoint(system.config.feed.snapshot)
         if self._server:
             warm_rows(self._live.ring)
@@ -32,6 +34,8 @@ class FeedWatch:
     async def run(self) -> None:
         """Poll what moved; a few words of shared memory each time."""
         fetching = None
+        self._sources.begin()
+        self._sources.look(time.monotonic_ns())
         if self._server:
             client = SnapshotClient(self._live, SnapshotServer(*self._server), self._tell)
             fetching = asyncio.create_task(client.run())
@@ -43,7 +47,7 @@ class FeedWatch:
                 refreshed += POLL_S
                 if refreshed >= REFRESH_S:
                     refreshed = 0.0
-                    self._look_at_sources()
+                    self._sources.look(time.monotonic_ns())
         finally:
             if fetching:
                 fetching.cancel()
@@ -65,10 +69,3 @@ class FeedWatch:
             self._conflict = conflict
             self._system.orders.kill_switch.set(CONTROL, HALTED)
             self._log.error("feed_conflict", seq=conflict)
-
-    def _look_at_sources(self) -> None:
-        """Read the kernel's counters, which also binds a source again to an interface that came back."""
-        lost = sum(n for name, n in self._source.counters().items() if name.endswith(".dropped"))
-        if lost > self._lost:
-            self._log.warning("packets_dropped", count=lost - self._lost, total=lost)
-            self._lost = lost

@@ -203,7 +203,8 @@ class Daemon:
                 loop.clock.recalibrate()
 
     async def _serve(self) -> web.AppRunner:
-        runner = web.AppRunner(build(self.views, self.operator), access_log=None)
+        app = build(self.views, self.config.admin.requests_per_s, self.operator)
+        runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         try:
             await web.TCPSite(runner, self.config.admin.host, self.config.admin.port).start()
@@ -221,8 +222,9 @@ class Daemon:
             self.journal.arm("run", "the paper venue is armed at start")
         else:
             self.system.announce()
-        if config.run.lock_memory and (refused := try_lock_memory()):
-            self.log.warning("memory_not_locked", reason=refused)
+        if config.run.lock_memory:
+            for refused in filter(None, (self.segment.populate(), try_lock_memory())):
+                self.log.warning("memory_not_locked", reason=refused)
         gc.collect()
         gc.freeze()
         keep_off({loop.core for loop in self.loops})

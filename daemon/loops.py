@@ -29,10 +29,12 @@ from daemon.pipeline import (
 )
 from daemon.rung_change import change_rung, rung_waits
 from nimbus.feed.source import next_of
-from nimbus.journal.log import has_free
+from nimbus.journal.log import has_free, warm_next
 from nimbus.market import BATCH_MAX, fetch, pass_time, take_packet
+from nimbus.market import foresee as market_foresee
 from nimbus.orders.link import transport_work
 from nimbus.orders.rehearse import REHEARSE_NS, rehearse
+from nimbus.orders.rehearse import foresee as orders_foresee
 from nimbus.orders.reports import receive
 from nimbus.venue.paper import receive as venue_receive
 from ringbuf.agent import beat, idle, should_stop
@@ -41,6 +43,7 @@ from ringbuf.clock import now_ns as clock_ns
 from ringbuf.histogram import record_value
 from ringbuf.jit import inlined, kernel
 from ringbuf.memory import load_i64, store_i64
+from strategy.agent import foresee as strategy_foresee
 from strategy.agent import work
 
 PACKETS_MAX: Final = 32
@@ -50,6 +53,19 @@ _C = CONTROL.at
 
 # Words of one loop: its heartbeat, how it idles, its own clock (Unix UTC).
 Loop = namedtuple("Loop", ["heartbeat", "idler", "clock"])
+
+
+@inlined
+def _foresee(p: Pipeline) -> None:
+    """Ask for the lines that a tick writes, while those of its packet are still on their way.
+
+    A tick copies records that it has just written and sums their bytes; a store to a far line keeps all of
+    that waiting.  Asked for together, they come together.
+    """
+    market_foresee(p.market)
+    strategy_foresee(p.strategy)
+    warm_next(p.strategy_stream)
+    orders_foresee(p.orders)
 
 
 @inlined
@@ -93,6 +109,7 @@ def run_compact(p: Pipeline, loop: Loop) -> int:
                 break
             packets += 1
             started_ns = clock_ns(loop.clock)
+            _foresee(p)
             now_ns = max(take_packet(p.market), started_ns)
             is_sampled = packets & SAMPLE_MASK == 0
             if is_sampled:
@@ -111,6 +128,7 @@ def run_compact(p: Pipeline, loop: Loop) -> int:
         beat(loop.heartbeat, now_ns, done)
         if done == 0 and now_ns - rehearsed_ns >= REHEARSE_NS:
             rehearsed_ns = now_ns
+            _foresee(p)
             rehearse(p.orders, now_ns)
         idle(loop.idler, done)
     return STOPPED
@@ -186,6 +204,7 @@ def run_orders(p: Pipeline, loop: Loop) -> int:
         beat(loop.heartbeat, now_ns, done)
         if done == 0 and now_ns - rehearsed_ns >= REHEARSE_NS:
             rehearsed_ns = now_ns
+            orders_foresee(p.orders)
             rehearse(p.orders, now_ns)
         idle(loop.idler, done)
     return STOPPED

@@ -33,7 +33,7 @@ from nimbus.orders.link import transport_work
 from nimbus.orders.pool import first_open
 from nimbus.orders.reports import receive
 from nimbus.orders.send import cancel_all, take_intent
-from nimbus.orders.state import ORDERS
+from nimbus.orders.state import ORDERS, note_intent
 from nimbus.venue.paper import receive as venue_receive
 from nimbus.venue.queue_model import on_change
 from ringbuf.agent import should_stop
@@ -204,7 +204,6 @@ def take_intents(p: Pipeline, clock: int, now_ns: int, started_ns: int) -> int:
         before_ns = clock_ns(clock)
         is_order, recv_ns = load_u8(intent + _I.kind) == INTENT_NEW, load_i64(intent + _I.recv_ns)
         reason = take_intent(p.orders, intent, now_ns)
-        pop(p.intents)
         taken += 1
         after_ns = clock_ns(clock)
         record_value(load_i64(p.control + _C.orders_ns), after_ns - before_ns)
@@ -215,6 +214,9 @@ def take_intents(p: Pipeline, clock: int, now_ns: int, started_ns: int) -> int:
         if reason == 0 and is_order and p.transport != 0:
             record_value(load_i64(p.control + _C.wire_ns), after_ns - recv_ns)
             record_value(load_i64(p.control + _C.send_ns), clock_ns(clock) - after_ns)
+        if is_order and p.transport != 0:
+            note_intent(p.orders, intent)
+        pop(p.intents)
     return taken
 
 

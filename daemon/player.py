@@ -28,17 +28,13 @@ def create_player(
 
     def crank() -> str:
         """Keep the thread inside the kernel; it comes out for the next chunk of the file only."""
-        at_end = False
         while True:
             status = run_inline(system.pipeline, FOREVER)
             if status == STOPPED:
                 return "stopped"
             try:
-                if status == NEED_INPUT and not system.refill():
-                    if at_end:
-                        return "end of capture"
-                    close_input(system.market)
-                    at_end = True
+                if status == NEED_INPUT and not system.refill() and not close_input(system.market):
+                    return "end of capture"
             except CaptureError as error:
                 on_damage(str(error))
                 return "capture at fault"

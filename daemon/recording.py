@@ -37,7 +37,7 @@ def record_rows(
     recorder = Recorder(memory, ROWS_A_CALL)
     with contextlib.closing(System(config, capture, recorder=recorder.addr)) as system:
         warm_up(system.pipeline)
-        done, closed = 0, False
+        done = 0
         while True:
             try:
                 status = run_inline(system.pipeline, ROWS_A_CALL)
@@ -48,11 +48,9 @@ def record_rows(
                 if progress is not None:
                     progress.update(int(system.control["heartbeat"]) - done)
                     done = int(system.control["heartbeat"])
-                if status == NEED_INPUT and not system.refill():
-                    if closed:
-                        break
-                    close_input(system.market)  # a session held back until the end is recorded too
-                    closed = True
+                # what is held back until the end is recorded too
+                if status == NEED_INPUT and not system.refill() and not close_input(system.market):
+                    break
             except CaptureError as error:
                 raise CommandError(str(error)) from None
     return np.concatenate(rows), _embeddings(system)

@@ -60,8 +60,7 @@ class Replay(RunJournal):
     def _whole(self, progress: Any) -> None:
         try:
             self._crank(progress)
-            if not self.stopped:
-                close_input(self.system.market)
+            while not self.stopped and close_input(self.system.market):
                 self._crank(progress)
         finally:  # also when the capture turns out damaged: the journal ends in good order
             self.finish()

@@ -17,7 +17,7 @@ from daemon.errors import CommandError
 from daemon.model import load_model
 from daemon.pipeline import CONTROL, Pipeline
 from daemon.rungs import Rungs
-from daemon.wire_input import WireInput, live_settings
+from daemon.wire_input import WireInput, live_settings, recorded_settings
 from nimbus.book.layout import BOOK
 from nimbus.book.owner import Books, table_sizes
 from nimbus.feed.capture import CaptureError, CaptureSource
@@ -129,13 +129,15 @@ class News:
     counts: dict[str, int]
 
 
-def close_input(market: Market) -> None:
-    """At the end of a capture, take up the new session that the feed still holds, if there is one.
+def close_input(market: Market) -> bool:
+    """At the end of a capture, let go of what the feed still holds back; False when there is nothing more.
 
-    The crank must be turned once more after it.
+    The crank must be turned after it, and this be called again.
     """
-    if close_feed(market.feed.addr) == OK:
+    held = close_feed(market.feed.addr) == OK
+    if held:
         renew(market.state)
+    return held
 
 
 def read_schedule(capture: pathlib.Path | None, config: Config) -> News:
@@ -265,7 +267,8 @@ class System:
     def _feed(self) -> Feed:
         feed, strict = self.config.feed, self.config.feed.checksums == "refuse"
         if isinstance(self.source, CaptureSource):
-            return Feed(self.segment, strict=strict)
+            ordered = recorded_settings(feed) if self.source.is_recording else None
+            return Feed(self.segment, strict=strict, live=ordered)
         taken = Feed(
             self.segment,
             strict=strict,
@@ -336,10 +339,10 @@ class System:
 
     def input_counters(self) -> dict[str, int]:
         """Return what the sources and, live, the sequencing counted."""
+        live = self.feed.live.counters() if self.feed.live else {}
         if isinstance(self.source, WireInput):
-            live = self.feed.live.counters() if self.feed.live else {}
             return self.source.counters() | live
-        return {"packets": self.source.packets, "backwards": self.source.backwards}
+        return {"packets": self.source.packets, "backwards": self.source.backwards} | live
 
     @property
     def now_ns(self) -> int:
@@ -379,5 +382,5 @@ def segment_size(config: Config) -> int:
     venue = (config.venue.resting_orders_max + 1) * (
         VENUE_ORDER.size + _BUCKET_BYTES
     ) + 16 * book.live_orders_max
-    live = sum(live_sizes(live_settings(config.feed)).values()) if config.feed.source != "capture" else 0
+    live = sum(live_sizes(live_settings(config.feed)).values())  # a capture may be a recording
     return tables + symbols + pool + journal + venue + live + _SPARE

@@ -7,7 +7,7 @@ through a UDP socket of their own, on which the feed also sends its requests.
 from __future__ import annotations
 
 import pathlib
-from typing import Any
+from typing import Any, Final
 
 from daemon.config import FeedConfig, endpoint
 from daemon.errors import CommandError
@@ -21,6 +21,8 @@ from nimbus.feed.source import Source, Sources
 from nimbus.feed.udp import UdpSocket
 from nimbus.messages import LINE_RECOVERY
 from ringbuf.segment import Segment
+
+PACKET_BYTES: Final = 2_048  # what a short datagram takes of a socket buffer, at most
 
 
 def subscriptions_of(config: FeedConfig) -> list[Subscription]:
@@ -41,11 +43,22 @@ def live_settings(config: FeedConfig) -> LiveSettings:
     )
 
 
+def recorded_settings(config: FeedConfig) -> LiveSettings:
+    """Return how the recording of a live session is put in order: what is missing comes later, or never.
+
+    Without a clock: a hole holds the messages behind it back until it is filled, the window is full, or the
+    recording ends.
+    """
+    return LiveSettings(window_messages=config.gap_messages)
+
+
 class WireInput:
     """Own the sources of a live session; `state` goes to the loops.
 
     requests_fd: socket on which rerequests are sent, -1 = there is no server.
     recorded: what a recording of the session must hold: the lines, and the replies.
+    bridge: the reader of the DPDK bridge, None = another source.
+    remarks: what the machine refused the sources, one line each.
     """
 
     truncated = False
@@ -68,6 +81,10 @@ class WireInput:
                 owner.close()
             raise CommandError(str(error)) from None
         self.state = self._sources.state
+        self.bridge = next((owner for owner in owners if isinstance(owner, DpdkBridge)), None)
+        self.remarks = [
+            remark for owner in owners if isinstance(owner, AfXdp | UdpSocket) for remark in owner.remarks
+        ]
 
     def _lines(self, config: FeedConfig, segment: Segment) -> list[Source]:
         match config.source:
@@ -82,9 +99,10 @@ class WireInput:
             for group, port, line in self.subscriptions:
                 owners.append(
                     UdpSocket(
-                        segment, str(group), port, interface=config.address, line=line, name=f"line.{line}"
+                        segment, str(group), port, interface=config.address, line=line,
+                        receive_buffer=config.ring_packets * PACKET_BYTES, name=f"line.{line}",
                     )
-                )
+                )  # fmt: skip
         except SourceError:
             for owner in owners:
                 owner.close()

@@ -32,13 +32,14 @@ from nimbus.messages import (
     TRADED,
 )
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import load_i64, store_i64
-from ringbuf.records import record
+from ringbuf.memory import load_i64, prefetch_write, store_i64
+from ringbuf.records import CACHE_LINE, record
 from ringbuf.segment import Segment
-from ringbuf.spsc import claim, create_ring, publish
+from ringbuf.spsc import claim, create_ring, publish, warm_slot
 
 BATCH_MAX: Final = 256
 EVENTS_CAPACITY: Final = 4_096
+_CHANGE_LINES: Final = CHANGE.size // CACHE_LINE
 _WORTH_TELLING: Final = TOP_CHANGED | TRADED | STATE_CHANGED
 
 MARKET = record(
@@ -77,6 +78,14 @@ def renew(market: MarketState) -> None:
         else:
             mark_all(market.books, marks, before & ~marks)
         store_i64(market.words + _M.marks, marks)
+
+
+@inlined
+def foresee(market: MarketState) -> None:
+    """Fetch what the next message is written to: CHANGE and the slot of its event."""
+    warm_slot(market.events)
+    for line in range(_CHANGE_LINES):
+        prefetch_write(market.change + line * CACHE_LINE)
 
 
 @inlined

@@ -54,6 +54,7 @@ AREA = record(
     i8  size            bytes, a multiple of 64
     """,
 )
+MADV_POPULATE_WRITE: Final = 23  # linux/mman.h; not among the constants of mmap
 NAME_SIZE: Final = 48
 AREAS_MAX: Final = 510
 HEADER_SIZE: Final = SEGMENT_HEADER.size + AREAS_MAX * AREA.size
@@ -117,6 +118,15 @@ class Segment:
             msg = f"{target}: cannot reserve {total} bytes: {error.strerror}"
             raise SegmentError(msg) from None
         return cls(memory, target)
+
+    def populate(self) -> str:
+        """Map every page for writing now, so that none has to be on first use; return "" or why not."""
+        assert self._memory is not None
+        try:
+            self._memory.madvise(MADV_POPULATE_WRITE)
+        except OSError as error:
+            return f"pages not populated: {error.strerror} (Linux 5.14 and later can)"
+        return ""
 
     @classmethod
     def attach(

@@ -28,7 +28,7 @@ from typing import Final
 
 from ringbuf.atomics import load_acquire, load_relaxed, store_relaxed, store_release
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import copy, load_i64, prefetch, store_i64
+from ringbuf.memory import copy, load_i64, prefetch, prefetch_write, store_i64
 from ringbuf.records import CACHE_LINE, LINE_PAIR, Record
 from ringbuf.segment import Segment, SegmentError
 
@@ -139,6 +139,14 @@ def slot_at(ring: int, index: int) -> int:
     """Return the address of the index-th free slot; index < what room() or 1 what claim() has granted."""
     at = (load_i64(ring + TAIL_OWN) + index) & load_i64(ring + MASK)
     return ring + HEADER_SIZE + at * load_i64(ring + RECORD_SIZE)
+
+
+@inlined
+def warm_slot(ring: int) -> None:
+    """Fetch the lines of the slot to fill next for writing, whether it is free yet or not."""
+    slot = slot_at(ring, 0)
+    for line in range(load_i64(ring + RECORD_SIZE) // CACHE_LINE):
+        prefetch_write(slot + line * CACHE_LINE)
 
 
 @inlined

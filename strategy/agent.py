@@ -35,6 +35,7 @@ from ringbuf.memory import (
     load_i64,
     load_u8,
     load_u16,
+    prefetch_write,
     store_f64,
     store_i64,
     store_u8,
@@ -44,7 +45,7 @@ from ringbuf.memory import (
 from ringbuf.records import CACHE_LINE
 from ringbuf.segment import Segment
 from ringbuf.seqlock import cell_size, read
-from ringbuf.spsc import claim, create_ring, front, pop, publish, try_push
+from ringbuf.spsc import claim, create_ring, front, pop, publish, try_push, warm_slot
 from strategy.ask import answers, ask
 from strategy.contradiction import ContradictionEngine, forget, item_of, reason_of, tag, tag_of
 from strategy.features import (
@@ -70,6 +71,7 @@ FILLS_MAX: Final = 256  # fills taken in one duty cycle
 _AT, _EVENT, _DECISION, _NEWS = STRATEGY.at, BOOK_EVENT.at, DECISION.at, NEWS.at
 _SCRATCH, _SEEN = SCRATCH.at, SEEN.at
 _HEAD_SIZE, _SEEN_SIZE, _DECISION_SIZE, _NEWS_SIZE = STRATEGY.size, SEEN.size, DECISION.size, NEWS.size
+_MAKING_LINES: Final = _SCRATCH.news // CACHE_LINE
 _NEWS_CELL: Final = cell_size(NEWS)
 _DECIDES = TOP_CHANGED | STATE_CHANGED
 _TRADING = ord("T")
@@ -217,6 +219,15 @@ def take(strategy: int, event: int, now_ns: int) -> int:
     if decides:
         _decide(strategy, event, now_ns, locate, version, verdict != before)
     return 1
+
+
+@inlined
+def foresee(strategy: int) -> None:
+    """Fetch what the next decision is written to: its record in the making, its slots in both rings."""
+    warm_slot(load_i64(strategy + _AT.decisions))
+    warm_slot(load_i64(strategy + _AT.intents))
+    for line in range(_MAKING_LINES):
+        prefetch_write(strategy + _HEAD_SIZE + line * CACHE_LINE)
 
 
 @kernel

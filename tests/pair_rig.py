@@ -9,13 +9,16 @@ import json
 import pathlib
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
+from replays import replay
 
 from daemon.config import Config
+from daemon.exchange_config import ExchangeConfig
 from daemon.namespaces import NamespaceError, VethPair
 from daemon.wire.pair import DAEMON, Process, daemon_config, start_daemon, start_venue, venue_config
 
@@ -28,6 +31,15 @@ FLOW = {
     "flow.pace": "packets", "flow.packets_per_s": 10_000, "flow.start": "on_logon", "feed.messages_max": 2,
     "generator.messages": 20_000, "generator.symbols": 8, "book.symbols_max": 1_024,
     "book.live_orders_max": 65_536, "book.levels_max": 16_384, "fix.orders_max": 65_536,
+}  # fmt: skip
+IMPAIRED = {
+    "impair_a.lost_ppm": 10_000, "impair_a.duplicated_ppm": 10_000, "impair_a.reordered_ppm": 10_000,
+    "impair_b.lost_ppm": 50_000,
+}  # fmt: skip
+
+EAGER = {
+    "model.kind": "linear", "strategy.margin_bp": 0.0, "strategy.fee_bp": 0.0,
+    "strategy.agreement_min": 0.5, "strategy.cooldown_ms": 0, "feed.record": True,
 }  # fmt: skip
 _FETCH = "import sys,urllib.request as u;sys.stdout.buffer.write(u.urlopen(sys.argv[1],timeout=5).read())"
 
@@ -113,9 +125,16 @@ def session(
 ) -> Iterator[Session]:
     """Start both inside the block; both have ended behind it."""
     settings = venue_config(pair, folder, FLOW | dict(venue or {}))
+    with tempfile.TemporaryDirectory(prefix="contrafusion-", dir=Config().segment_directory) as memory:
+        changes = SMALL | {"segment_directory": memory} | dict(daemon or {})
+        yield from _running(pair, folder, settings, changes)
+
+
+def _running(
+    pair: VethPair, folder: pathlib.Path, settings: ExchangeConfig, changes: Mapping[str, Any]
+) -> Iterator[Session]:
     exchange = start_venue(pair, folder, settings)
     try:
-        changes = SMALL | dict(daemon or {})
         client = start_daemon(pair, folder, daemon_config(pair, folder, settings, changes, Config()))
     except BaseException:
         exchange.stop()
@@ -127,3 +146,39 @@ def session(
         yield running
     finally:
         running.stop()
+
+
+def hashes(seen: Session) -> tuple[str, str]:
+    return seen.told["book_state_hash"], seen.summary["book_state_hash"]
+
+
+def check_both_sides(seen: Session) -> None:
+    """Check that orders, fills and positions are the same on both sides, and that no name was used twice."""
+    ours, theirs = seen.summary, seen.told
+    assert ours["orders"] == theirs["orders"]
+    assert ours["fills"] == theirs["fills"]
+    booked = theirs["positions"].get("CONTRAFUSION", {})
+    assert {s: row["qty"] for s, row in booked.items() if row["qty"]} == {
+        s: row["qty"] for s, row in ours["positions"].items() if row["qty"]
+    }
+    names = [row["cl_ord_id"] for row in seen.table("orders.csv")]
+    assert len(set(names)) == len(names) == ours["orders"]
+    assert ours["alarms"] == {}
+
+
+def check_recording(seen: Session) -> None:
+    """Check that the packets beside the journal lead to the books of the session."""
+    (recorded,) = (seen.folder / "run").glob("packets*.pcapng")
+    again = replay(recorded, seen.folder / "replayed").summary
+    assert again["book_state_hash"] == seen.summary["book_state_hash"]
+    assert again["source"].get("lost", 0) == 0
+
+
+def check_gaps(source: dict[str, int]) -> None:
+    """Every number that was missing was brought by somebody, and every gap was closed by somebody."""
+    brought = source["by_line"] + source["by_rerequest"] + source["by_snapshot"]
+    assert source["missing"] == brought
+    assert source["lost"] == 0
+    closed = source["gaps_by_line"] + source["gaps_by_rerequest"] + source["gaps_by_snapshot"]
+    assert source["gaps"] == closed
+    assert source["conflicts"] == 0

@@ -89,6 +89,11 @@ def train_layers() -> None:
     y, saved = bodies.fused_linear(x, weight, mask, torch.ones(1, 5), state, draw, 1, 57_344, saves=True)
     bodies.fused_linear_bwd(y, x, weight, mask, saved, torch.ones(1, 5), state, draw, 1, 57_344)
     bodies.masked_linear(torch.ones(64, 4), weight, mask)  # counts what is kept
+    from bicep import series
+
+    series.indicators(np.ones((40, 3)))
+    series.rolling_correlation(np.ones((5, 3)), 2)
+    series.price_paths([1.0], [0.0], [0.1], steps=5, paths=17)
 
 
 def warm_wire() -> None:

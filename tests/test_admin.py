@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from hypothesis import given
+from hypothesis import strategies as st
 
-from daemon.admin.app import build
+from daemon.admin.app import LIMIT, build
+from daemon.admin.limit import NS_PER_S, TokenBucket
 from daemon.admin.text import average_px, money, time_text
 
 
@@ -33,7 +36,7 @@ class FixedViews:
 
 @pytest.fixture
 async def client():
-    async with TestClient(TestServer(build(FixedViews()))) as client:
+    async with TestClient(TestServer(build(FixedViews(), 1_000))) as client:
         yield client
 
 
@@ -95,7 +98,47 @@ async def test_health_is_503_when_an_agent_is_stale(client):
 async def test_metrics_are_plain_text(client):
     answer = await client.get("/metrics")
     assert answer.content_type == "text/plain"
-    assert await answer.text() == "contrafusion_up 1\n"
+    text = await answer.text()
+    assert text.startswith("contrafusion_up 1\n")
+    assert "contrafusion_admin_requests_total 1\n" in text
+    assert "contrafusion_admin_limited_total 0\n" in text
+
+
+async def test_requests_beyond_the_rate_are_429_and_counted():
+    async with TestClient(TestServer(build(FixedViews(), 1))) as client:
+        assert (await client.get("/health")).status == 200
+        refused = await client.get("/health")
+        assert refused.status == 429
+        assert refused.headers["Retry-After"] == "1"
+        assert refused.headers["X-Contrafusion-API"] == "1"
+        assert (await refused.json())["error"]["code"] == "too_many_requests"
+        foreign = await client.get("/health", headers={"Host": "evil.example"})
+        assert foreign.status == 421  # and takes no token
+        bucket = client.app[LIMIT]
+        assert (bucket.answered, bucket.limited) == (1, 1)
+
+
+@given(st.integers(1, 5_000), st.lists(st.integers(0, NS_PER_S // 2), min_size=1, max_size=200))
+def test_no_second_has_more_than_twice_the_rate_and_a_wait_that_was_kept_is_enough(per_s, pauses):
+    """A second of silence saves up a second's worth, so a window that follows it sees at most both."""
+    bucket, now_ns, taken = TokenBucket(per_s), 1, []
+    for pause_ns in pauses:
+        now_ns += pause_ns
+        wait_ns = bucket.take(now_ns)
+        if wait_ns:
+            assert wait_ns <= NS_PER_S // per_s
+            now_ns += wait_ns
+            assert bucket.take(now_ns) == 0
+        taken.append(now_ns)
+    assert bucket.answered == len(pauses)
+    for index, last_ns in enumerate(taken):
+        assert sum(last_ns - NS_PER_S < at_ns for at_ns in taken[: index + 1]) <= 2 * per_s
+
+
+def test_a_burst_is_one_second_of_the_rate():
+    bucket = TokenBucket(50)
+    assert [bucket.take(0) == 0 for _ in range(60)] == [True] * 50 + [False] * 10
+    assert (bucket.answered, bucket.limited) == (50, 10)
 
 
 def test_money_is_exact_text():

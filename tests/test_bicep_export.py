@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from bicep import BICEPLayer, export
+from bicep import BICEPLayer, accelerate, build_plan, export
 from bicep.export import ExportError, export_onnx
 from strategy.fusionnet import FusionNet
 
@@ -42,6 +42,22 @@ def test_the_file_answers_as_the_model_does_for_any_number_of_rows(tmp_path):
         np.testing.assert_allclose(session.run(None, {"input_0": x.numpy()})[0], wanted, rtol=1e-5, atol=1e-6)
     graph = onnx.load(tmp_path / "model.onnx").graph
     assert "Dropout" not in {node.op_type for node in graph.node}
+
+
+def test_the_file_and_the_plan_of_a_pruned_net_answer_alike(tmp_path):
+    torch.manual_seed(6)
+    first = nn.Linear(12, 64), nn.ReLU(), nn.Dropout(0.1)
+    net = nn.Sequential(*first, nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 2))
+    accelerate(net, density=0.2)
+    x = torch.randn(9, 12)
+    export_onnx(net, (x,), tmp_path / "net.onnx")
+    theirs = _session(tmp_path / "net.onnx").run(None, {"input_0": x.numpy()})[0]
+    for part in net.modules():
+        if isinstance(part, BICEPLayer):
+            part.dropout = 0.0  # the plan would draw it, the file leaves it out
+    answers = build_plan(net, symbols_max=4).predict(x.numpy())
+    np.testing.assert_allclose(answers["mean"], theirs[:, 0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(answers["aleatoric"], np.exp(theirs[:, 1]), rtol=1e-4)
 
 
 def test_dropout_masks_are_inputs_of_the_graph(tmp_path):

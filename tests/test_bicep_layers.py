@@ -2,6 +2,7 @@
 
 import copy
 import io
+import shutil
 import warnings
 
 import pytest
@@ -255,6 +256,40 @@ def test_eager_compiled_and_exported_agree_and_density_compiles_nothing_anew():
     more = torch.randn(31, 12)
     torch.testing.assert_close(exported.module()(more), layer(more))
     exported.module()(x).sum().backward()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own parts
+def test_inductor_compiles_a_layer_forward_and_backward():
+    torch._dynamo.reset()
+    _, layer = _pair(activation="gelu", dropout=0.25, density=0.6)
+    model, x = nn.Sequential(layer, nn.Linear(7, 2)), torch.randn(9, 12)
+    # Inductor draws random numbers of its own, for nn.Dropout too, unless it is told not to.
+    compiled = torch.compile(model, fullgraph=True, options={"fallback_random": True})
+    found = []
+    for run in (model, compiled):
+        torch.manual_seed(2)
+        model.zero_grad()
+        y = run(x)
+        y.square().sum().backward()
+        found.append((y.detach(), layer.weight.grad.clone()))
+    torch.testing.assert_close(found[0], found[1])
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model.eval())(x), model(x))
+
+
+def test_regrown_training_is_that_of_a_dense_layer_whose_output_is_masked():
+    """With regrow a pruned weight's gradient is what it would be if it were kept, in every precision."""
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-4), (torch.bfloat16, 0.1)):
+        _, layer = _pair(density=0.3, activation="gelu", regrow=True)
+        layer = layer.to(dtype)
+        for shape in ((1,), (7,), (33,), (3, 5)):
+            x, weight = torch.randn(*shape, 12, dtype=dtype), layer.masked_weight().detach().requires_grad_()
+            layer.weight.grad = None
+            layer(x).sum().backward()
+            fn.gelu(fn.linear(x, weight, layer.bias), approximate="tanh").sum().backward()
+            torch.testing.assert_close(layer.weight.grad, weight.grad, rtol=tolerance, atol=tolerance)
 
 
 def test_the_traced_evaluation_model_can_be_saved():

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as fn
 from torch.nn.utils import parametrizations
 
 import bicep
 from bicep import BICEPLayer, accelerate, build_plan
-from bicep.plan import INFERENCE, OK, PlanError, infer, refresh_news
+from bicep.plan import INFERENCE, OK, Plan, PlanError, infer, refresh_news
 from strategy.fusionnet import FusionNet
 
 torch.set_num_threads(1)
@@ -155,6 +156,118 @@ def test_a_pruned_and_swapped_module_becomes_the_same_plan_as_its_twin():
         assert _answer(build_plan(twin, symbols_max=8), x, 20)["mean"] == pytest.approx(wanted, rel=1e-5)
 
 
+class _Written(nn.Module):
+    """As people write it: functions, methods, a norm, an output without its last size."""
+
+    def __init__(self, p=0.0):
+        super().__init__()
+        self.p, self.norm = p, nn.BatchNorm1d(20)
+        self.one, self.two, self.three = nn.Linear(20, 24), nn.Linear(24, 12), nn.Linear(12, 1)
+
+    def forward(self, x):
+        x = fn.dropout(torch.relu(self.one(torch.flatten(self.norm(x), 1))), self.p, self.training)
+        return self.three(fn.leaky_relu(self.two(x), negative_slope=0.2)).squeeze(-1)
+
+
+def _block(activation, *, norm_first, p=0.0):
+    norm = nn.BatchNorm1d(24)
+    parts = [norm, activation] if norm_first else [activation, nn.Dropout(p), norm]
+    return nn.Sequential(nn.Linear(20, 24), *parts, nn.Linear(24, 16), nn.Linear(16, 2))
+
+
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        (_Written(), {}),
+        (_block(nn.ReLU(), norm_first=True), {}),
+        (_block(nn.ReLU(), norm_first=False), {}),
+        (_block(nn.LeakyReLU(0.1), norm_first=False), {}),
+        (_block(nn.GELU(approximate="tanh"), norm_first=True), {}),
+        (nn.Sequential(*_mlp(20, 32, 16)[:1], nn.ReLU(), *_mlp(32, 16, 1)), {}),
+        (nn.Sequential(nn.Linear(20, 32), nn.GELU(), nn.Linear(32, 2)), {"erf_as_tanh": True}),
+        (nn.Sequential(BICEPLayer(20, 32, activation="relu", density=0.4), nn.Linear(32, 2)), {}),
+    ],
+)  # fmt: skip
+def test_a_plan_computes_what_other_peoples_modules_compute(module, options):
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, nn.BatchNorm1d):
+                part.running_mean.normal_()
+                part.running_var.uniform_(0.5, 2)
+                part.weight.normal_()
+                part.bias.normal_()
+    module.eval()
+    plan = build_plan(module, symbols_max=8, **options)
+    loose = 1e-3 if "erf_as_tanh" in options else 2e-5
+    for size in (1e-3, 1.0, 1e3):
+        x = (np.random.default_rng(0).standard_normal(20) * size).astype(np.float32)
+        wanted = module(torch.from_numpy(x)[None]).detach().numpy().reshape(-1)
+        assert _answer(plan, x, 20)["mean"] == pytest.approx(wanted[0], rel=loose, abs=loose * size)
+
+
+@pytest.mark.parametrize("module", [_Written(0.2), _block(nn.LeakyReLU(0.1), norm_first=False, p=0.1)])
+def test_relu_and_dropout_together_are_those_of_the_module_in_distribution(module):
+    torch.manual_seed(3)
+    module.eval()
+    plan = build_plan(module, symbols_max=8)
+    x = np.random.default_rng(1).standard_normal(20).astype(np.float32) * 2
+    answers = [_answer(plan, x, 20, sequence=n) for n in range(400)]
+    module.train()
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm1d):
+            part.eval()  # dropout alone is at work
+    with torch.no_grad():
+        samples = module(torch.from_numpy(x).repeat(20_000, 1)).reshape(20_000, -1)[:, 0].double()
+    spread = float(samples.var())
+    assert spread > 1e-4
+    error = 6 * (spread / 12_800) ** 0.5
+    assert np.mean([a["mean"] for a in answers]) == pytest.approx(float(samples.mean()), abs=error)
+    assert np.mean([a["epistemic"] for a in answers]) == pytest.approx(spread, rel=0.1)
+
+
+def test_a_pruned_module_is_served_by_the_sparse_kernel_without_further_loss():
+    module = _mlp(20, 64, 30, 2).eval()
+    accelerate(module, density=0.2)
+    plan = build_plan(module, symbols_max=8, densities=(1.0, 0.7))
+    kept = float((module[3].masked_weight() != 0).float().mean())
+    assert f"densities [1.0, 0.7, {kept:.4g}]; serves {kept:.4g} with 32 samples" in repr(plan)
+    x = np.random.default_rng(0).standard_normal((5, 20)).astype(np.float32)
+    wanted = module(torch.from_numpy(x)).detach().numpy()
+    for rung in (2, 0):
+        plan.set_rung(rung)
+        np.testing.assert_allclose(plan.predict(x)["mean"], wanted[:, 0], rtol=1e-5, atol=1e-6)
+    assert build_plan(_mlp(20, 64, 30, 2)).rungs == 1
+    again = Plan.from_image(plan.image, symbols_max=8)
+    assert again.predict(x).tobytes() == plan.predict(x).tobytes()
+    with pytest.raises(PlanError, match="density 0 is not in"):
+        build_plan(module, densities=(1.0, 0))
+
+
+def test_a_plan_answers_rows_from_python_and_says_what_it_cannot_take():
+    module = _mlp(20, 64, 30, 2, p=0.2).eval()
+    plan = build_plan(module, n_tech=8, symbols_max=4)
+    rows = np.random.default_rng(1).standard_normal((6, 8))
+    news = np.random.default_rng(2).standard_normal(12)
+    first = plan.predict(rows, news, symbol=2)
+    assert (first["status"] == OK).all()
+    assert plan.predict(rows, symbol=2).tobytes() == first.tobytes()  # it has seen these news
+    assert plan.predict(rows[3], symbol=2, sequence=3).tobytes() == first[3].tobytes()
+    assert plan.predict(rows, symbol=1)["mean"][0] != first["mean"][0]
+    assert (plan.predict(rows, symbol=2, sequence=99)["mean"] != first["mean"]).all()
+    rows[4, 1] = np.nan
+    assert (plan.predict(rows, symbol=2)["status"] != OK).tolist() == [False] * 4 + [True, False]
+    for arguments, options, words in (
+        ((rows[:, :7],), {}, "takes .rows..8"),
+        ((rows,), {"symbol": 4}, "symbol 4 of 4"),
+        ((rows,), {"expert": 3}, "expert 3 of 3"),
+        ((rows, news[:5]), {}, "12 finite numbers"),
+        ((rows, news * np.inf), {}, "12 finite numbers"),
+    ):
+        with pytest.raises(PlanError, match=words):
+            plan.predict(*arguments, **options)
+
+
 def test_fusionnet_is_asked_for_its_weights_and_three_experts_serve_three_tags():
     nets = [FusionNet(8, 16, (64, 8)) for _ in range(3)]
     assert build_plan(nets, symbols_max=8).served() == [0, 1, 2]
@@ -182,15 +295,19 @@ class _Branches(nn.Module):
 @pytest.mark.parametrize(
     ("module", "options", "reason"),
     [
-        (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), {}, "ReLU is not part"),
-        (nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2)), {}, "erf form"),
-        (nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), {}, "behind every linear layer"),
+        (nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 2)), {}, "SiLU is not part"),
+        (nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2)), {}, "LayerNorm is not part"),
+        (nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2)), {}, "erf form.*erf_as_tanh=True"),
+        (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.BatchNorm1d(8)), {}, "behind the last activation"),
+        (nn.Sequential(nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)), {}, "does not follow a linear"),
+        (nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2, track_running_stats=False)), {}, "statistics"),
         (nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2)), {}, "not follow an activation"),
         (_mlp(4, 8, 8, 8, 2), {}, "4 linear layers"),
         (_mlp(4, 8, 3), {}, "3 outputs"),
         (_mlp(4, 8, 5_000, 2), {}, "5000 units"),
         (_mlp(4, 8, 2), {"n_tech": 5}, "n_tech is 5, it has 4 inputs"),
-        (BICEPLayer(4, 2, activation="relu"), {}, "activation relu"),
+        (BICEPLayer(4, 2, activation="relu"), {}, "behind its last layer"),
+        (BICEPLayer(4, 2, activation="silu"), {}, "activation silu"),
         (_Residual(), {}, "residual or a branch"),
         (_Branches(), {}, "cannot be traced"),
         (FusionNet(p=0.5), {}, "drops with probability"),

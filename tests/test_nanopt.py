@@ -9,6 +9,7 @@ import sys
 import pytest
 from nanopt_rig import BUDGET, HOUR, PERIOD_NS, Plant, ladder_settings, options
 
+from bicep.budget import Allocator, Share
 from bicep.nanopt import Change, NANOpt, Observation, Options, Reason, Setting, front, robust_cost
 from bicep.pid import PidOptions
 from bicep.training_control import FeatureGate, LayerControl, TrainingSchedule, cubic_density
@@ -40,7 +41,7 @@ def test_a_volatility_shock_and_a_load_shock_break_neither_goal(seed, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("slo_us", [1.5, 2.05, 2.35, 2.6, 3.5, 6.1])
 def test_an_hour_of_noise_makes_no_limit_cycle(seed, slo_us, form):
     plant = _plant(seed, form, slo_us, noise=0.03).run(HOUR)
@@ -150,6 +151,33 @@ def test_a_busy_agent_prunes_more_and_stays_there():
     plant = _plant(slo_us=100.0, spoil=spoil, mismatch=0).run(3_000)
     assert plant.nanopt.setting.cost_us <= 4.5
     assert len(plant.changes) <= 4
+
+
+def test_two_models_work_within_their_grants_of_one_agents_time():
+    """Both ask alike at first; then one asks four times as much, is granted more, and the other prunes."""
+    allocator = Allocator([Share("a", floor=0.2), Share("b", floor=0.2)])
+    models = {name: NANOpt(ladder_settings(), options(slo_us=100.0)) for name in "ab"}
+    used = {name: [] for name in "ab"}
+    for n in range(4_000):
+        asks = {"a": 0.08e6, "b": 0.08e6 if n < 2_000 else 0.3e6}  # inferences a second
+        for name, rate in asks.items():
+            allocator.observe(name, rate)
+        granted = allocator.allocate()
+        for name, nanopt in models.items():
+            cost = nanopt.setting.cost_us
+            share = asks[name] * cost / 1e6
+            used[name].append(share)
+            seen = Observation(n * PERIOD_NS, cost, 1_000, utilisation=share, grant=granted[name])
+            nanopt.step(seen)
+        if n == 1_999:
+            before = {name: nanopt.setting.cost_us for name, nanopt in models.items()}
+    assert before["a"] == before["b"]
+    assert models["b"].setting.cost_us < before["b"]  # four times the work in less than twice the time
+    assert models["a"].setting.cost_us < before["a"]
+    for name, share in (("a", 0.3), ("b", 0.85)):
+        assert used[name][-1] <= share
+    assert all(nanopt.counts["changes"] <= 12 for nanopt in models.values())
+    assert used["a"][-1] + used["b"][-1] <= 1.0
 
 
 def test_nothing_moves_while_frozen():

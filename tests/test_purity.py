@@ -37,6 +37,7 @@ def test_the_kernels_of_every_part_were_looked_at(probe):
         "daemon.rung_change.change_rung",
         "nimbus.books_only.walk_books", "bicep.cpu.linear.forward", "bicep.cpu.gradient.backward",
         "bicep.cpu.words.keep_rows", "bicep.cpu.product.multiply", "bicep.cpu.sparse.count_kept",
+        "bicep.cpu.series.indicators", "bicep.cpu.series.rolling_correlation", "bicep.cpu.paths.price_paths",
         "nimbus.feed.arbiter.open_live", "nimbus.feed.timers.feed_timers", "nimbus.feed.gaps.next_kept",
         "nimbus.feed.rerequest.send_request", "nimbus.feed.snapshot_rows.take_rows",
         "nimbus.feed.decode.open_packet", "nimbus.book.book.apply", "nimbus.book.publish.write_event",

@@ -16,6 +16,7 @@ from net.traffic import GROUP_A, GROUP_B, PORT_A, PORT_B, Datagrams, Packets, pl
 
 from nimbus.feed.af_packet import AfPacketV2
 from nimbus.feed.decode import Subscription
+from nimbus.feed.pcapng import RECORDED_BY
 from nimbus.feed.recorder import Recorder
 from nimbus.feed.source import SourceError
 from nimbus.feed.udp import UdpSocket
@@ -209,7 +210,8 @@ def test_the_file_is_pcapng_as_its_specification_has_it(rig, record):
     recorder.close()
     blocks = c.pcapng_blocks(recorder.files[0].read_bytes())
     assert [kind for kind, _ in blocks] == [0x0A0D0D0A, 1, *[6] * 6, 5]
-    assert blocks[0][1] == bytes.fromhex("4d3c2b1a01000000ffffffffffffffff")
+    assert blocks[0][1][:16] == bytes.fromhex("4d3c2b1a01000000ffffffffffffffff")
+    assert c.pcapng_options(blocks[0][1][16:]) == {4: RECORDED_BY}
     assert blocks[1][1][:8] == struct.pack("<HHI", 1, 0, 0)
     assert c.pcapng_options(blocks[1][1][8:]) == {2: b"mdc0", 9: b"\x09"}
     packets = [c.pcapng_packet(body) for _, body in blocks[2:-1]]

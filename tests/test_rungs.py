@@ -342,7 +342,7 @@ async def test_the_endpoint_shows_the_setting_and_pins_for_the_holder_of_the_tok
     operator = Operator(desk.control, tmp_path)
     token = (tmp_path / "admin.token").read_text().strip()
     assert (tmp_path / "admin.token").stat().st_mode & 0o777 == 0o600
-    async with TestClient(TestServer(build(views, operator))) as client:
+    async with TestClient(TestServer(build(views, 1_000, operator))) as client:
         shown = await (await client.get("/bicep")).json()
         assert {"density", "samples", "gain", "slo_miss", "counts"} <= set(shown)
         assert (shown["adaptive"], shown["density"], shown["pinned"]) == (True, 1.0, False)
@@ -369,7 +369,7 @@ async def test_the_endpoint_shows_the_setting_and_pins_for_the_holder_of_the_tok
 
 async def test_a_rung_that_the_configuration_pins_takes_no_command(models, tmp_path):
     with built(config_of(models), tmp_path) as system:
-        app = build(SystemViews(system, [], RecentFills()))
+        app = build(SystemViews(system, [], RecentFills()), 1_000)
         async with TestClient(TestServer(app)) as client:
             shown = await (await client.get("/bicep")).json()
             assert shown == {"adaptive": False, "density": 1.0, "samples": 32, "changes": 0}

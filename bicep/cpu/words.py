@@ -23,7 +23,7 @@ def _products(b: Any, multiplier: int, words: Any) -> tuple[Any, Any]:
     return b.trunc(b.lshr(product, _WORD_BITS), simd.WORDS), b.trunc(product, simd.WORDS)
 
 
-def _philox(b: Any, counters: list[Any], left: Any, right: Any) -> list[Any]:
+def philox_rounds(b: Any, counters: list[Any], left: Any, right: Any) -> list[Any]:
     """Emit Philox4x32-10 of four vectors of counter words; left, right: i32 key words."""
     first, second, third, fourth = counters
     for _ in range(PHILOX_ROUNDS):
@@ -45,7 +45,7 @@ def _keep_codegen(_ctx: Any, b: Any, args: list[Any]) -> None:
     def draw(first: Any, call: Any, words: Any) -> Any:
         unit = b.add(simd.every(b, b.trunc(first, simd.I32)), _LANES)
         rest = [simd.every(b, b.trunc(value, simd.I32)) for value in (row, number, call)]
-        fair = _philox(b, [unit, *rest], *keys)
+        fair = philox_rounds(b, [unit, *rest], *keys)
         for n in (3, 2, 1, 0):  # the least bit of the probability first
             place = b.sub(ir.Constant(I64, KEEP_BITS - 1 - n), b.mul(call, ir.Constant(I64, 4)))
             bit = b.and_(b.lshr(level, place), ir.Constant(I64, 1))

@@ -89,7 +89,8 @@ def address_of(value: Any) -> Any:
     return np.uint64(value.data_ptr()) if isinstance(value, Tensor) else value
 
 
-def _launch(launcher: Launcher, kernel: str, **values: Any) -> None:
+def launch_entry(launcher: Launcher, kernel: str, **values: Any) -> None:
+    """Launch a kernel of the table; values: its arguments by name (tensors, None, ints)."""
     entry = ENTRIES[kernel]
     shape = entry.launch(values)
     arguments = [values[a.name] if a.is_pointer else a.dtype(values[a.name]) for a in entry.arguments]
@@ -131,7 +132,7 @@ def _forward(
     sizes = _sizes(x, weight)
     y = x.new_empty((sizes["n"], sizes["outputs"]))
     given = {"x": x.contiguous(), "weights": weight.contiguous(), "mask": _bytes(mask), "pre": pre, "y": y}
-    _launch(
+    launch_entry(
         launcher, "masked_linear", **given, bias=None if bias is None else bias.contiguous(), **sizes, **how
     )
     return y.reshape(*x.shape[:-1], sizes["outputs"])
@@ -168,13 +169,13 @@ def masked_linear_bwd(
     dx = x.new_empty(x.shape if needs_x else (0,))
     if needs_x:
         given = {"inner": inner, "weights": weight.contiguous(), "mask": _bytes(mask)}
-        _launch(launcher, "masked_linear_dx", **given, **sizes, dx=dx)
+        launch_entry(launcher, "masked_linear_dx", **given, **sizes, dx=dx)
     rows = torch.zeros(sizes["outputs"] + 1, dtype=torch.int32, device=x.device)
     rows[1:] = kept.sum(1).cumsum(0)
     columns = kept.nonzero()[:, 1].to(torch.int32)
     dw, db = x.new_empty(max(len(columns), 1)), x.new_empty(sizes["outputs"])
     pattern = {"rows": rows, "columns": columns if len(columns) else rows}
-    _launch(launcher, "masked_linear_dw", inner=inner, x=flat, **pattern, **sizes, dw=dw, db=db)
+    launch_entry(launcher, "masked_linear_dw", inner=inner, x=flat, **pattern, **sizes, dw=dw, db=db)
     whole = torch.zeros_like(weight)
     whole[kept] = dw[: len(columns)]
     return dx, whole, db
@@ -225,7 +226,7 @@ def fused_linear_bwd(
     given = {"grad": flat, "pre": saved.contiguous() if activation == GELU else flat, "inner": inner}
     size = {"n": sizes["n"], "outputs": sizes["outputs"]}
     how = {"activate": int(activation == GELU), **_key(draw, level)}
-    _launch(launcher, "masked_linear_inner", **given, **size, **how)
+    launch_entry(launcher, "masked_linear_inner", **given, **size, **how)
     dx, dw, db = masked_linear_bwd(launcher, inner, x, weight, mask, regrow, needs_x)
     return dx, dw, x.new_empty((0,)) if start is None else db
 

@@ -19,8 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bicep.masks import BANK_ROWS, DROP_PROBABILITY, KEEP_ALL, bank_key, keep_level, keep_words
-from bicep.plan.kernels import set_rung
+from bicep.plan.kernels import infer_batch, refresh_news, set_rung
 from bicep.plan.layout import (
+    EXPERTS,
+    INFERENCE,
+    JOB,
     MC_32,
     MODE_SAMPLES,
     OK,
@@ -158,14 +161,15 @@ class Plan:
     agent at a time: it has one scratch area.
     """
 
-    def __init__(
-        self, state: int, segment: Segment, manifest: dict[str, Any], name: str, table: NDArray[Any]
-    ) -> None:
+    def __init__(self, state: int, segment: Segment, manifest: dict[str, Any], name: str, of: str) -> None:
+        """Give a plan its owner; of: the name of the plan whose weights it has, its own for a first one."""
         self.state = state
         self.manifest = manifest
         self._segment = segment
         self._record = segment.array(name, PLAN)[0]
-        self._table = table
+        self._of = of
+        self._image = segment.areas[f"{of}.image"]
+        self._table = segment.array(f"{of}.table", SLOT)
         if manifest:
             self.mean, self.deviation = _normalisation(manifest, int(self._record["n_tech"]))
 
@@ -244,7 +248,7 @@ class Plan:
             record[f"mean_{name_}"] = level / KEEP_ALL / (1 - DROP_PROBABILITY)
             record[f"odds_{name_}"] = (KEEP_ALL - level) / level
         record["symbols_max"], record["cell_size"], record["bank_rows"] = symbols_max, cell, BANK_ROWS
-        return cls(at[""], segment, manifest or {}, name, table)
+        return cls(at[""], segment, manifest or {}, name, name)
 
     def twin(self, name: str) -> Plan:
         """Return a plan of the same weights, masks and news, with a rung word and scratch of its own.
@@ -257,7 +261,7 @@ class Plan:
         rows = self._segment.array(name, PLAN)
         rows[0] = self._record
         rows["scratch"] = self._segment.allocate(f"{name}.scratch", _scratch_size(units, outputs))
-        return Plan(state, self._segment, self.manifest, name, self._table)
+        return Plan(state, self._segment, self.manifest, name, self._of)
 
     @property
     def densities(self) -> list[float]:
@@ -268,6 +272,53 @@ class Plan:
     def id(self) -> str:
         """The content hash under which the model is stored; empty for a bare image."""
         return str(self.manifest.get("id", ""))
+
+    def __repr__(self) -> str:
+        """Say the sizes and what serves."""
+        sizes = [int(self._record[name]) for name in ("n_tech", "n_news", "hidden_one", "hidden_two")]
+        densities = self._table["density"][: self.rungs].tolist()
+        rung, mode = self.rung
+        return (
+            f"Plan({sizes[0]}+{sizes[1]} inputs, {sizes[2]}-{sizes[3]} units, densities "
+            f"{[round(density, 4) for density in densities]}; serves {densities[rung]:.4g} with "
+            f"{f'{MODE_SAMPLES[mode]} samples' if MODE_SAMPLES[mode] else 'analytic uncertainty'})"
+        )
+
+    @property
+    def image(self) -> bytes:
+        """The plan file it was made from: for `save`, and for bicep.probe."""
+        at, size = self._image
+        return self._segment.words(at, size // 8).tobytes()
+
+    def predict(
+        self, features: Any, news: Any = None, *, expert: int = 0, symbol: int = 0, sequence: int = 0
+    ) -> NDArray[Any]:
+        """Answer rows of features from Python; return their INFERENCE records.
+
+        features: [n_tech] or [rows][n_tech], normalised; news: the embedding [n_news] that all rows see (None
+        = what the symbol saw last); row n has the masks of sequence + n.  A row that is refused (NaN, say)
+        has its status and no number.  For trying things out: the tick path calls `infer` with addresses.
+        Raises PlanError for other shapes, an expert or a symbol out of range, news that is no number.
+        """
+        rows = np.ascontiguousarray(np.atleast_2d(features), np.float64)
+        n_tech, n_news = int(self._record["n_tech"]), int(self._record["n_news"])
+        if rows.ndim != 2 or rows.shape[1] != n_tech:
+            msg = f"features of shape {np.shape(features)}, the plan takes [rows][{n_tech}]"
+            raise PlanError(msg)
+        if not 0 <= expert < EXPERTS or not 0 <= symbol < int(self._record["symbols_max"]):
+            msg = f"expert {expert} of {EXPERTS}, symbol {symbol} of {int(self._record['symbols_max'])}"
+            raise PlanError(msg)
+        if news is not None:
+            embedding = np.ascontiguousarray(news, np.float32)
+            if embedding.shape != (n_news,) or refresh_news(self.state, symbol, embedding.ctypes.data) != OK:
+                msg = f"news of shape {embedding.shape}, the plan takes {n_news} finite numbers"
+                raise PlanError(msg)
+        jobs, out = np.zeros(len(rows), JOB.dtype), np.zeros(len(rows), INFERENCE.dtype)
+        jobs["features"] = rows.ctypes.data + rows.strides[0] * np.arange(len(rows))
+        jobs["sequence"], jobs["symbol"] = sequence + np.arange(len(rows)), symbol
+        jobs["expert"] = expert
+        infer_batch(self.state, jobs.ctypes.data, len(rows), out.ctypes.data)
+        return out
 
     def counters(self) -> dict[str, int]:
         """Return what was answered and what was refused, by reason."""

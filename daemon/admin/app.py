@@ -2,11 +2,13 @@
 
 Every answer carries X-Contrafusion-API.  Errors are {"error": {"code", "message"}}; never a traceback.
 Only loopback addresses are listened on, and a Host that is no loopback name is refused (DNS rebinding).
+Requests beyond the rate limit are answered with 429 and are counted.
 """
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
@@ -15,6 +17,8 @@ import structlog
 from aiohttp import web
 
 from daemon.admin.auth import Operator
+from daemon.admin.limit import NS_PER_S, TokenBucket
+from daemon.admin.text import metric
 
 API_VERSION: Final = "1"
 PAGE_MAX: Final = 500
@@ -60,6 +64,7 @@ _PORT: Final = re.compile(r":\d+$")
 VIEWS: Final = web.AppKey("views", object)
 OPERATOR: Final = web.AppKey("operator", Operator)
 NAME_MAX: Final = 64
+LIMIT: Final = web.AppKey("limit", TokenBucket)
 
 
 def answer(body: Any, status: int = 200) -> web.Response:
@@ -72,12 +77,21 @@ def failure(status: int, code: str, message: str) -> web.Response:
     return answer({"error": {"code": code, "message": message}}, status)
 
 
+def over_limit(wait_ns: int) -> web.Response:
+    """Return the answer to a request beyond the rate limit; Retry-After is in whole seconds."""
+    response = failure(429, "too_many_requests", "the rate limit admin.requests_per_s is reached")
+    response.headers["Retry-After"] = str(-(-wait_ns // NS_PER_S))
+    return response
+
+
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Check the Host, give errors their shape, add the headers of every answer."""
+    """Check the Host and the rate, give errors their shape, add the headers of every answer."""
     given = request.headers.getall("Host", [])
     if len(given) != 1 or _PORT.sub("", given[0]) not in HOSTS:
         response: web.StreamResponse = failure(421, "wrong_host", "this endpoint answers on loopback names")
+    elif wait_ns := request.app[LIMIT].take(time.monotonic_ns()):
+        response = over_limit(wait_ns)
     else:
         try:
             response = await handler(request)
@@ -210,14 +224,21 @@ async def unpin(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """Prometheus text."""
-    return web.Response(text=_views(request).metrics(), content_type="text/plain", charset="utf-8")
+    """Prometheus text, the endpoint's own counters at its end."""
+    limit = request.app[LIMIT]
+    own = metric("admin_requests_total", "counter", {"": limit.answered})
+    own += metric("admin_limited_total", "counter", {"": limit.limited})
+    text = _views(request).metrics() + own
+    return web.Response(text=text, content_type="text/plain", charset="utf-8")
 
 
-def build(views: Views, operator: Operator | None = None) -> web.Application:
-    """Return the application over `views`; operator: who carries out commands, None = there are none."""
+def build(views: Views, requests_per_s: int, operator: Operator | None = None) -> web.Application:
+    """Return the application over `views`, which answers so many requests a second.
+
+    operator: who carries out commands, None = there are none.
+    """
     app = web.Application(middlewares=[guard], client_max_size=65_536)
-    app[VIEWS] = views
+    app[VIEWS], app[LIMIT] = views, TokenBucket(requests_per_s)
     if operator is not None:
         app[OPERATOR] = operator
     app.add_routes(

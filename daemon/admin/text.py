@@ -1,9 +1,9 @@
-"""How values look in JSON: money as decimal strings, times as RFC 3339 with nine digits."""
+"""How values look: in JSON money as decimal strings, times as RFC 3339 with nine digits; Prometheus text."""
 
 from __future__ import annotations
 
 import datetime as dt
-from typing import Final
+from typing import Any, Final
 
 PX_SCALE: Final = 10_000
 _NS: Final = 1_000_000_000
@@ -26,3 +26,10 @@ def time_text(at_ns: int) -> str | None:
         return None
     moment = dt.datetime.fromtimestamp(at_ns // _NS, tz=dt.UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{at_ns % _NS:09d}Z"
+
+
+def metric(name: str, kind: str, values: dict[str, Any]) -> str:
+    """Return one metric in Prometheus text; `values` by label text, "" = none."""
+    full = f"contrafusion_{name}"
+    rows = "".join(f"{full}{labels} {value}\n" for labels, value in values.items())
+    return f"# TYPE {full} {kind}\n{rows}" if rows else ""

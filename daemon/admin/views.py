@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from bicep.plan import MODE_SAMPLES
 from daemon.admin.fills import RecentFills, Trade
-from daemon.admin.text import average_px, money, time_text
+from daemon.admin.text import average_px, metric, money, time_text
 from daemon.config import config_hash
 from daemon.rung_control import RungControl
 from daemon.system import System
@@ -33,6 +33,9 @@ class SystemViews:
         self._top_addr = system.segment.allocate("admin.top", TOP_OF_BOOK.size)
         self._top: Any = system.segment.array("admin.top", TOP_OF_BOOK)[0]
         self._started_ns = time.monotonic_ns()
+        self._hashes = {  # of what runs, not of what lies on the disk by now; the code's takes milliseconds
+            "config": config_hash(system.config), "code": source_digest(), "model": system.model.id,
+        }  # fmt: skip
         self._pulses = {loop.name: (-1, self._started_ns) for loop in loops}  # pulse, when it last moved
 
     def _age_ns(self, loop: HotLoop) -> int:
@@ -53,15 +56,12 @@ class SystemViews:
         limit_ns = system.config.run.heartbeat_max_ms * _MS
         stale = any(agent["running"] and agent["age_ns"] > limit_ns for agent in agents)
         faulty = any(loop.thread.error is not None for loop in self._loops)
-        hashes = {
-            "config": config_hash(system.config), "code": source_digest(), "model": system.model.id,
-        }  # fmt: skip
         return not (stale or faulty), {
             "state": system.orders.kill_switch.state,
             "role": "alone",
             "epoch": system.config.epoch,
             "uptime_ns": time.monotonic_ns() - self._started_ns,
-            "hashes": hashes,
+            "hashes": self._hashes,
             "agents": agents,
             "clock": {"source": system.clock.kind_name, "market": time_text(system.now_ns)},
         }
@@ -176,46 +176,40 @@ class SystemViews:
         system = self._system
         feed, books, orders = system.feed.counters(), system.books.counters(), system.orders.counters()
         lines = [
-            _metric("feed_packets_total", "counter", {"": feed["frames"]}),
-            _metric("feed_messages_total", "counter", {"": int(system.control["heartbeat"])}),
-            _metric("feed_next_seq", "gauge", {"": int(system.feed.record["expected"])}),
-            _metric("feed_gaps_total", "counter", {"": feed["gaps"]}),
-            _metric("feed_refused_total", "counter", _labelled("reason", system.feed.refused())),
-            _metric("book_updates_total", "counter", {"": books["tops"]}),
-            _metric(
+            metric("feed_packets_total", "counter", {"": feed["frames"]}),
+            metric("feed_messages_total", "counter", {"": int(system.control["heartbeat"])}),
+            metric("feed_next_seq", "gauge", {"": int(system.feed.record["expected"])}),
+            metric("feed_gaps_total", "counter", {"": feed["gaps"]}),
+            metric("feed_refused_total", "counter", _labelled("reason", system.feed.refused())),
+            metric("book_updates_total", "counter", {"": books["tops"]}),
+            metric(
                 "book_invalid_total", "counter", _labelled("reason", {"unknown_ref": books["unknown_ref"]})
             ),
-            _metric("decision_total", "counter", _labelled("reason", system.strategy.model.counts())),
-            _metric("orders_sent_total", "counter", {"": orders["sent"]}),
-            _metric("orders_denied_total", "counter", _labelled("reason", system.orders.denials())),
-            _metric("fills_total", "counter", {"": orders["trades"]}),
-            _metric("journal_lost_total", "counter", {"": int(system.control["journal_lost"])}),
-            _metric(
+            metric("decision_total", "counter", _labelled("reason", system.strategy.model.counts())),
+            metric("orders_sent_total", "counter", {"": orders["sent"]}),
+            metric("orders_denied_total", "counter", _labelled("reason", system.orders.denials())),
+            metric("fills_total", "counter", {"": orders["trades"]}),
+            metric("journal_lost_total", "counter", {"": int(system.control["journal_lost"])}),
+            metric(
                 "agent_heartbeat_age_seconds",
                 "gauge",
                 _labelled("agent", {loop.name: self._age_ns(loop) / 1e9 for loop in self._loops}),
             ),
-            _metric("state", "gauge", _labelled("state", {system.orders.kill_switch.state: 1})),
+            metric("state", "gauge", _labelled("state", {system.orders.kill_switch.state: 1})),
         ]
         if self._rungs:
             seen = self.bicep()
             lines += [
-                _metric("rung_density", "gauge", {"": seen["density"]}),
-                _metric("rung_samples", "gauge", {"": seen["samples"]}),
-                _metric("rung_changes_total", "counter", {"": seen["changes"]}),
-                _metric("inference_gain", "gauge", {"": seen["gain"]}),
-                _metric("slo_miss", "gauge", {"": int(seen["slo_miss"])}),
+                metric("rung_density", "gauge", {"": seen["density"]}),
+                metric("rung_samples", "gauge", {"": seen["samples"]}),
+                metric("rung_changes_total", "counter", {"": seen["changes"]}),
+                metric("inference_gain", "gauge", {"": seen["gain"]}),
+                metric("slo_miss", "gauge", {"": int(seen["slo_miss"])}),
             ]
         positions = {row["symbol"]: row["qty"] for row in self.positions()}
-        lines.append(_metric("position_qty", "gauge", _labelled("symbol", positions)))
+        lines.append(metric("position_qty", "gauge", _labelled("symbol", positions)))
         return "".join(lines)
 
 
 def _labelled(label: str, values: dict[str, Any]) -> dict[str, Any]:
     return {f'{{{label}="{name}"}}': value for name, value in values.items()}
-
-
-def _metric(name: str, kind: str, values: dict[str, Any]) -> str:
-    full = f"contrafusion_{name}"
-    rows = "".join(f"{full}{labels} {value}\n" for labels, value in values.items())
-    return f"# TYPE {full} {kind}\n{rows}" if rows else ""

@@ -33,6 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="wire: length of each run (default 20)")
     parser.add_argument("--rate", type=int, default=2_000, help="wire: packets a second (default 2000)")
     parser.add_argument(
+        "--admin-rps", type=int, default=0, metavar="N",
+        help="wire: instead, quiet phases against phases with N requests/s to the admin endpoint",
+    )  # fmt: skip
+    parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("out/wire"), help="wire: folder (default out/wire)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -160,7 +164,7 @@ def _steps(*, quiet: bool) -> Iterator[Callable[[str], object]]:
 def execute(arguments: argparse.Namespace) -> int:
     """Measure and print the table, or one JSON object."""
     if arguments.what == "wire":
-        return _wire(arguments)
+        return _busy_admin(arguments) if arguments.admin_rps > 0 else _wire(arguments)
     with _steps(quiet=arguments.json) as step:
         figures = measure(arguments.itch, step)
     machine = f"{machine_name()}, Python {platform.python_version()}"
@@ -179,6 +183,31 @@ def execute(arguments: argparse.Namespace) -> int:
         f"{figures['replay_on_fills']:,} fills; two replays left the same journal"
     )
     print("on a shared machine only ratios mean much: rerun when it is quiet")
+    return 0
+
+
+def _busy_admin(arguments: argparse.Namespace) -> int:
+    """Measure what a busy admin endpoint does to the hot loop."""
+    from daemon.wire import admin_bench  # noqa: PLC0415  the rest of `bench` needs no network
+    from daemon.wire import bench as wire  # noqa: PLC0415
+
+    try:
+        enter_user_namespace("daemon.main", sys.argv[1:])
+        folder = output_folder(arguments.out)
+        session = wire.Session(folder, packets_per_s=arguments.rate, seconds=arguments.seconds)
+        result = admin_bench.measure(
+            session, arguments.admin_rps, lambda what: sys.stderr.write(f"{what} ...\n")
+        )
+    except NamespaceError as error:
+        raise CommandError(str(error)) from None
+    result |= {"machine": f"{machine_name()}, Python {platform.python_version()}"}
+    with writing(folder):
+        (folder / "admin.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+    if arguments.json:
+        sys.stdout.write(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode() + "\n")
+    else:
+        print(admin_bench.table(result))
+        print(f"machine: {result['machine']}; {result['packets_per_s']:,} packets/s")
     return 0
 
 

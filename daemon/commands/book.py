@@ -15,11 +15,13 @@ from daemon.config import Config, read_config
 from daemon.errors import CommandError, writing
 from daemon.progress import bar, showing_compilation
 from daemon.system import close_input, map_segment, open_capture
+from daemon.wire_input import recorded_settings
 from nimbus.book.export import LEVELS_MAX, Export, bbo_header, csv_field, csv_text, depth_header
 from nimbus.book.owner import Books, table_sizes
 from nimbus.books_only import NEED_INPUT, walk_books
 from nimbus.feed.capture import CaptureError, CaptureSource
 from nimbus.feed.decode import Feed
+from nimbus.feed.live import table_sizes as live_sizes
 from nimbus.market import Market
 
 LEVELS_DEFAULT = 10
@@ -88,7 +90,9 @@ class Walk:
 
     def __init__(self, arguments: argparse.Namespace, config: Config) -> None:
         sizes = table_sizes(config.book.symbols_max, config.book.live_orders_max, config.book.levels_max)
-        self.segment = map_segment(sum(sizes.values()) + _SPARE + self._export_bytes(arguments, config))
+        ordered = sum(live_sizes(recorded_settings(config.feed)).values())
+        size = sum(sizes.values()) + ordered + _SPARE + self._export_bytes(arguments, config)
+        self.segment = map_segment(size)
         self.source: CaptureSource = open_capture(arguments.capture, config, self.segment)
         self.files: list[CsvFile] = []
         try:
@@ -98,7 +102,8 @@ class Walk:
             raise
 
     def _build(self, arguments: argparse.Namespace, config: Config) -> None:
-        self.feed = Feed(self.segment, strict=config.feed.checksums == "refuse")
+        ordered = recorded_settings(config.feed) if self.source.is_recording else None
+        self.feed = Feed(self.segment, strict=config.feed.checksums == "refuse", live=ordered)
         book = config.book
         self.books = Books(
             self.segment,
@@ -138,10 +143,10 @@ class Walk:
             done = int(self.market.words["messages"])
             if status == NEED_INPUT and not self.source.refill():
                 break
-        close_input(self.market)
-        while walk_books(self.source.state, self.market.state, bbo, depth, MESSAGES_A_CALL) != NEED_INPUT:
-            for file in self.files:
-                file.drain()
+        while close_input(self.market):
+            while walk_books(self.source.state, self.market.state, bbo, depth, MESSAGES_A_CALL) != NEED_INPUT:
+                for file in self.files:
+                    file.drain()
         for file in self.files:
             file.drain()
 

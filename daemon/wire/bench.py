@@ -73,6 +73,19 @@ class Session:
 
 
 @contextlib.contextmanager
+def huge_memory(folder: pathlib.Path) -> Iterator[str]:
+    """Mount memory in huge pages for the block and yield its folder, "" where the machine gives none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "huge=within_size,mode=0700", "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, check=False)  # noqa: S603  a fixed program
+    try:
+        yield "" if done.returncode else str(folder)
+    finally:
+        if not done.returncode:
+            subprocess.run(["umount", str(folder)], capture_output=True, check=False)  # noqa: S603, S607
+
+
+@contextlib.contextmanager
 def helper(pair: VethPair, side: int, *command: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run one of this package's processes; wait until it says that it is ready, end it with SIGTERM."""
     process = pair.start(side, [sys.executable, "-m", *command], stdout=subprocess.PIPE)
@@ -137,8 +150,9 @@ def measure_echo(session: Session) -> dict[str, Any]:
 
 def measure_daemon(session: Session, model: str, more: Mapping[str, Any]) -> dict[str, Any]:
     """Measure the daemon with a model; its own stages stand beside what the tap saw."""
-    changes = EAGER | dict(session.book) | {"model.kind": model, "admin.port": 0} | dict(more)
-    with VethPair() as pair:
+    changes = EAGER | dict(session.book) | {"model.kind": model, "admin.port": 0, "run.lock_memory": True}
+    with huge_memory(session.folder / "memory") as memory, VethPair() as pair:
+        changes |= ({"segment_directory": memory} if memory else {}) | dict(more)
         config = session.venue(pair, "on_logon")
         daemon_settings = daemon_config(pair, session.folder, config, changes, Config())
         with tapped(pair, session.folder, config.feed.port_a, config.fix.port) as seen:
@@ -152,7 +166,11 @@ def measure_daemon(session: Session, model: str, more: Mapping[str, Any]) -> dic
                 daemon.stop()
                 told = json.loads(venue.stop() or b"{}")
     summary = json.loads((session.folder / "run" / "summary.json").read_bytes())
-    row = row_of(seen) | {"stages": summary["latency_ns"], "model": summary["model"]["id"]}
+    row = row_of(seen) | {
+        "stages": summary["latency_ns"],
+        "model": summary["model"]["id"],
+        "huge_pages": bool(memory),
+    }
     if told.get("orders") != summary["orders"]:
         msg = f"orders sent {summary['orders']}, received by the venue {told.get('orders')}"
         raise CommandError(msg)

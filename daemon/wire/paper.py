@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import dataclasses
 import json
 import os
 import pathlib
@@ -17,14 +18,17 @@ import time
 import urllib.request
 from typing import Any, Final
 
-from daemon.config import Config, read_config
-from daemon.errors import CommandError
+from daemon.config import Config, ModelConfig, read_config
+from daemon.errors import CommandError, output_folder
 from daemon.namespaces import NamespaceError, VethPair, enter_user_namespace
+from daemon.settings import SettingsError
 from daemon.wire.pair import DAEMON, START_S, Process, daemon_config, start_daemon, start_venue, venue_config
 
 MODULE: Final = "daemon.wire.paper"
 CLONE_NEWNET: Final = 0x4000_0000
 TIMEOUT_S: Final = 2.0
+KINDS: Final = {field.name: field.metadata for field in dataclasses.fields(ModelConfig)}["kind"]["choices"]
+FAILED, BAD_CONFIGURATION, INTERRUPTED = 1, 78, 130
 _HEAD: Final = (
     f"{'time':>6} {'packets':>9} {'messages':>9} {'gaps':>5} {'orders':>7} {'fills':>6} {'denied':>7}"
     f" {'tick p50':>9} {'p99':>8} {'profit':>12}  state"
@@ -90,21 +94,27 @@ def report_line(endpoint: Endpoint, elapsed_s: float) -> str:
 def _watch(daemon: Process, endpoint: Endpoint, seconds: float) -> None:
     _say(_HEAD)
     began = time.monotonic()
-    while (elapsed_s := time.monotonic() - began) < seconds and daemon.process.poll() is None:
+    while (elapsed_s := time.monotonic() - began) < seconds:
         time.sleep(min(1.0, seconds - elapsed_s))
-        _say(report_line(endpoint, time.monotonic() - began))
+        try:
+            _say(report_line(endpoint, time.monotonic() - began))
+        except OSError as error:
+            msg = f"the daemon does not answer ({error}): see {daemon.log}"
+            raise CommandError(msg) from None
 
 
 def paper(seconds: float, changes: dict[str, Any], speed: float, folder: pathlib.Path, base: Config) -> None:
     """Run both for some seconds, then print what each says it did; raises when they do not agree."""
+    pair, flow = VethPair(), {"flow.start": "on_logon", "flow.speed": speed}
+    venue_settings = venue_config(pair, folder, flow)
+    settings = daemon_config(pair, folder, venue_settings, changes, base)
+    output_folder(folder)
     for part in ("venue", "run"):  # a day of its own: the venue would go on with its ledger
         shutil.rmtree(folder / part, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    with VethPair() as pair:
-        flow = {"flow.start": "on_logon", "flow.speed": speed}
-        venue_settings = venue_config(pair, folder, flow)
+    with pair:
+        sys.stderr.write("starting; the first start compiles every kernel, which takes minutes ...\n")
         venue = start_venue(pair, folder, venue_settings)
-        daemon = start_daemon(pair, folder, daemon_config(pair, folder, venue_settings, changes, base))
+        daemon = start_daemon(pair, folder, settings)
         try:
             started = daemon.wait_for("started", START_S)
             join_namespace(pair.names[DAEMON])
@@ -114,10 +124,24 @@ def paper(seconds: float, changes: dict[str, Any], speed: float, folder: pathlib
         finally:
             daemon.stop()
             told = venue.stop()
-    _compare(base.venue.sender, json.loads(told), json.loads((folder / "run" / "summary.json").read_bytes()))
+    compare(base.venue.sender, read_summary("venue", told), read_summary("daemon", summary_of(folder)))
 
 
-def _compare(client: str, venue: dict[str, Any], ours: dict[str, Any]) -> None:
+def summary_of(folder: pathlib.Path) -> bytes:
+    """Return the text of the daemon's summary, b"" = there is none."""
+    path = folder / "run" / "summary.json"
+    return path.read_bytes() if path.exists() else b""
+
+
+def read_summary(name: str, text: bytes) -> dict[str, Any]:
+    """Read what one side has left; raises CommandError when that is nothing."""
+    if not text:
+        msg = f"the {name} left no summary: see {name}.log"
+        raise CommandError(msg)
+    return dict(json.loads(text))
+
+
+def compare(client: str, venue: dict[str, Any], ours: dict[str, Any]) -> None:
     """Print both sides' orders, fills and positions; they must be equal."""
     _say(f"orders  venue {venue['orders']:,}  daemon {ours['orders']:,}")
     _say(f"fills   venue {venue['fills']:,}  daemon {ours['fills']:,}")
@@ -131,14 +155,22 @@ def _compare(client: str, venue: dict[str, Any], ours: dict[str, Any]) -> None:
         raise CommandError(msg)
 
 
+def positive(text: str) -> float:
+    """Return a number above 0; raises ValueError otherwise."""
+    value = float(text)
+    if not 0.0 < value < float("inf"):
+        raise ValueError
+    return value
+
+
 def main(arguments: list[str]) -> int:
     """Parse, run, turn what cannot be done into one line."""
     parser = argparse.ArgumentParser(
         prog=MODULE, description="trade against the paper exchange over real sockets"
     )
-    parser.add_argument("--seconds", type=float, default=30.0, help="how long (default 30)")
-    parser.add_argument("--speed", type=float, default=60.0, help="market seconds per second (default 60)")
-    parser.add_argument("--model", default="auto", help="model.kind of the daemon (default auto)")
+    parser.add_argument("--seconds", type=positive, default=30.0, help="how long (default 30)")
+    parser.add_argument("--speed", type=positive, default=60.0, help="market seconds per second (default 60)")
+    parser.add_argument("--model", default="auto", choices=KINDS, help="model of the daemon (default auto)")
     parser.add_argument("--config", type=pathlib.Path, help="the daemon's settings (default: the defaults)")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out/paper"), help="folder")
     options = parser.parse_args(arguments)
@@ -148,9 +180,11 @@ def main(arguments: list[str]) -> int:
         paper(
             options.seconds, {"model.kind": options.model, "admin.port": 0}, options.speed, options.out, base
         )
-    except (NamespaceError, CommandError) as error:
+    except (NamespaceError, CommandError, SettingsError) as error:
         sys.stderr.write(f"{error}\n")
-        return 1
+        return BAD_CONFIGURATION if isinstance(error, SettingsError) else FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return 0
 
 

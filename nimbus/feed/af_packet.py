@@ -34,13 +34,14 @@ from ringbuf.memory import (
     load_i64,
     load_u16,
     load_u32,
+    prefetch,
     put_u2,
     store_i64,
     store_u8,
     store_u16,
     store_u32,
 )
-from ringbuf.records import record
+from ringbuf.records import CACHE_LINE, record
 from ringbuf.segment import Segment
 
 SOL_PACKET: Final = 263
@@ -53,6 +54,7 @@ SO_TIMESTAMPNS: Final = 35  # has Linux stamp frames once, at their arrival: all
 FRAMES_DEFAULT: Final = 131_072  # more than a second at 100,000 packets/s
 FRAME_SIZE_DEFAULT: Final = 2_048  # room for frames of 1,978 bytes
 BLOCK_SIZE: Final = 1 << 20
+_HEADER_LINES: Final = 2  # of a frame: its headers and the first message
 VLAN_ROOM: Final = 4  # in front of the frame, where its tag is put back
 
 AF_PACKET_SOURCE = record(
@@ -104,6 +106,8 @@ def next_ring_frame(source: int, packet: int) -> int:
     if status & TP_STATUS_USER == 0:
         return 0
     store_i64(source + _A.held, 1)
+    for line in range(_HEADER_LINES):  # they are in the caches of the core that received it
+        prefetch(slot + load_u16(slot + _MAC) + line * CACHE_LINE)
     frame, size, wire_size = slot + load_u16(slot + _MAC), load_u32(slot + _SNAPLEN), load_u32(slot + _LENGTH)
     if status & TP_STATUS_VLAN_VALID != 0:
         tpid = load_u16(slot + _TPID) if status & TP_STATUS_VLAN_TPID_VALID != 0 else ETHERTYPE_VLAN

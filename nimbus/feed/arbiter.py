@@ -33,6 +33,7 @@ from nimbus.feed.arbiter_state import (
 )
 from nimbus.feed.gaps import close_gap, give_up, miss, open_gap, want_snapshot
 from nimbus.feed.moldudp64 import (
+    AGREE_AT_END,
     END_OF_SESSION,
     HEARTBEAT,
     MOLD,
@@ -248,6 +249,22 @@ def _take(feed: int, arbiter: int, at: int, size: int, first: int, count: int, l
     if first <= expected and load_i64(arbiter + _A.phase) != PHASE_SNAPSHOT:
         return _deliver_now(feed, arbiter, at, first, count, line)
     return _keep(feed, arbiter, at, first, count, line)
+
+
+@kernel
+def close_live(feed: int) -> int:
+    """At the end of a recording: give up the lowest hole, else begin a session that datagrams announced.
+
+    Returns OK when next_message has something to give, and this may be called again afterwards; else 0.
+    """
+    arbiter = load_i64(feed + _F.arbiter)
+    if load_i64(feed + _F.expected) < load_i64(arbiter + _A.high):
+        return give_up(feed, arbiter)
+    high, low = load_i64(feed + _F.candidate_high), load_i64(feed + _F.candidate_low)
+    same = high == load_i64(feed + _F.session_high) and low == load_i64(feed + _F.session_low)
+    if same or load_i64(feed + _F.candidates) < AGREE_AT_END:
+        return 0
+    return _believe(feed, arbiter, FOREIGN)
 
 
 @kernel

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from nimbus.feed import pcap
 from nimbus.feed.itch import MESSAGES, SIZE
 from nimbus.feed.pcap import FORMAT_ITCH, FORMAT_PCAP, FORMAT_PCAPNG, SOURCE, next_itch, next_pcap
-from nimbus.feed.pcapng import BLOCK_SIZE_MAX, link_of, next_pcapng
+from nimbus.feed.pcapng import BLOCK_SIZE_MAX, RECORDED_BY, application_of, link_of, next_pcapng
 from nimbus.feed.stream import ByteStream, StreamError, is_compressed
 from ringbuf.jit import kernel
 from ringbuf.memory import load_i64
@@ -86,12 +86,13 @@ class CaptureSource:
     """Own a capture file and its SOURCE record.
 
     state: address of the SOURCE record; truncated: the last record was cut; warnings: one line each.
+    is_recording: it was recorded from a live session, with every line and what repaired them.
     """
 
     def __init__(self, path: os.PathLike[str] | str, file: BinaryIO, segment: Segment) -> None:
         self.path = os.fspath(path)
         self.state = segment.allocate("source", SOURCE.size)
-        self.truncated = False
+        self.truncated = self.is_recording = False
         self._segment = segment
         self._record = segment.array("source", SOURCE)[0]
         self._file = file
@@ -289,6 +290,7 @@ class CaptureSource:
             record["at"] += PCAP_HEADER_SIZE
         elif head[:4] == PCAPNG_MAGIC:
             record["format"] = FORMAT_PCAPNG
+            self.is_recording = application_of(head) == RECORDED_BY
         elif _is_itch(head):
             record["format"] = FORMAT_ITCH
         elif len(head) > 2 and head[:2] == b"\0\0" and SIZE[head[2]]:

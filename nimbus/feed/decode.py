@@ -10,11 +10,11 @@ import ipaddress
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from nimbus.feed.arbiter import open_live
+from nimbus.feed.arbiter import close_live, open_live
 from nimbus.feed.gaps import next_kept
 from nimbus.feed.itch import MESSAGES, size_of
 from nimbus.feed.live import Live, LiveSettings
-from nimbus.feed.moldudp64 import check_blocks, close_feed, count_blocks, deliver, open_datagram, open_held
+from nimbus.feed.moldudp64 import check_blocks, close_file, count_blocks, deliver, open_datagram, open_held
 from nimbus.feed.packet import open_frame
 from nimbus.feed.state import (
     AGREE_MAX,
@@ -108,6 +108,17 @@ def next_message(feed: int) -> int:
         if open_held(feed) == 0:
             break
     return 0
+
+
+@kernel
+def close_feed(feed: int) -> int:
+    """At the end of a capture, let go of what the feed holds back; call it until it gives 0.
+
+    Returns OK when next_message has something to give, else 0.
+    """
+    if load_i64(feed + _F.arbiter) != 0:
+        return close_live(feed)
+    return close_file(feed)
 
 
 class Subscription(NamedTuple):

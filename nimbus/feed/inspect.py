@@ -37,7 +37,10 @@ def walk_chunk(source: int, packet: int, feed: int) -> int:
 @kernel
 def walk_end(feed: int) -> int:
     """Close the feed at the end of the file; return the messages that were held until then."""
-    return _exhaust(feed) if close_feed(feed) == OK else 0
+    count = 0
+    while close_feed(feed) == OK:
+        count += _exhaust(feed)
+    return count
 
 
 def inspect_capture(

@@ -354,7 +354,7 @@ def open_datagram(feed: int, at: int, size: int) -> int:
 
 
 @kernel
-def close_feed(feed: int) -> int:
+def close_file(feed: int) -> int:
     """At the end of a file: begin a new session that two or more datagrams announced.
 
     Returns OK when next_message has something to give, else 0.

@@ -6,6 +6,7 @@ interface blocks change the state; every other block is skipped by its length.
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 from nimbus.feed import pcap
@@ -17,7 +18,8 @@ from ringbuf.memory import load_i64, load_u16, load_u32, store_i64, u1, u2, u4
 SECTION, INTERFACE_BLOCK, OBSOLETE_PACKET, SIMPLE_PACKET, ENHANCED_PACKET = 0x0A0D0D0A, 1, 2, 3, 6
 BYTE_ORDER_MAGIC: Final = 0x1A2B3C4D
 BLOCK_SIZE_MAX: Final = 16 * 1024 * 1024  # more than one packet; bounds the memory for blocks we skip
-OPTION_END, OPTION_RESOLUTION, OPTION_OFFSET = 0, 9, 14
+OPTION_END, OPTION_APPLICATION, OPTION_RESOLUTION, OPTION_OFFSET = 0, 4, 9, 14
+RECORDED_BY: Final = b"contrafusion recorder"  # the application that our recordings name
 OPTIONS_MAX: Final = 1_024  # looked at per interface block
 
 # Smallest block of each kind that holds its fixed fields.
@@ -233,3 +235,18 @@ def next_pcapng(source: int, packet: int) -> int:
         store_i64(source + _S.at, at)
         if kind in (ENHANCED_PACKET, SIMPLE_PACKET, OBSOLETE_PACKET):
             return 1
+
+
+def application_of(head: bytes) -> bytes:
+    """Return the application that a little-endian section header at the start of `head` names, b"" = none."""
+    if head[8:12] != struct.pack("<I", BYTE_ORDER_MAGIC):
+        return b""
+    end, at = min(int.from_bytes(head[4:8], "little"), len(head)) - 4, 24
+    while end - at >= 4:
+        code, size = struct.unpack_from("<HH", head, at)
+        if code == OPTION_APPLICATION and size <= end - at - 4:
+            return head[at + 4 : at + 4 + size]
+        if code == OPTION_END:
+            break
+        at += 4 + ((size + 3) & -4)
+    return b""

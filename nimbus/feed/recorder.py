@@ -38,6 +38,7 @@ from nimbus.feed.af_packet import (
 from nimbus.feed.decode import Subscription
 from nimbus.feed.filters import NOTHING, program_of
 from nimbus.feed.packet import ETHERTYPE_VLAN
+from nimbus.feed.pcapng import OPTION_APPLICATION, RECORDED_BY
 from ringbuf.affinity import name_thread
 from ringbuf.atomics import load_acquire_u32, store_release_u32
 from ringbuf.jit import inlined, kernel
@@ -141,6 +142,7 @@ def _block(kind: int, body: bytes) -> bytes:
 def file_head(interface: str) -> bytes:
     """Return section header and interface description: little-endian, Ethernet, nanoseconds."""
     section = struct.pack("<IHHq", BYTE_ORDER_MAGIC, 1, 0, -1)
+    section += _option(OPTION_APPLICATION, RECORDED_BY) + _option(0, b"")
     options = _option(2, interface.encode()) + _option(9, b"\x09") + _option(0, b"")  # if_name, if_tsresol
     described = struct.pack("<HHI", LINK_TYPE_ETHERNET, 0, 0) + options
     return _block(SECTION_HEADER, section) + _block(INTERFACE_DESCRIPTION, described)

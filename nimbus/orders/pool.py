@@ -23,8 +23,8 @@ from nimbus.fix.digits import id_number, put_id
 from nimbus.fix.tags import ID_SIZE
 from nimbus.messages import ORDER
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import clear, load_i64, load_u32, store_i64, store_u32
-from ringbuf.records import record
+from ringbuf.memory import clear, load_i64, load_u32, prefetch_write, store_i64, store_u32
+from ringbuf.records import CACHE_LINE, record
 from ringbuf.segment import Segment
 
 CAUSE_BITS: Final = 35
@@ -98,6 +98,15 @@ def prepare(pool: int, cause_seq: int) -> int:
 def next_order(pool: int) -> int:
     """Return the address of the slot that the next order will have, as prepare() has filled it."""
     return load_i64(pool + _POOL.orders) + (load_i64(pool + _POOL.count) + 1) * _ORDER_SIZE
+
+
+@inlined
+def warm_next_order(pool: int) -> None:
+    """Fetch the lines of the slot that the next order will have for writing."""
+    order = next_order(pool)
+    for line in range(_ORDER_SIZE // CACHE_LINE):
+        prefetch_write(order + line * CACHE_LINE)
+    prefetch_write(_link(pool, load_i64(pool + _POOL.count) + 1))
 
 
 @inlined

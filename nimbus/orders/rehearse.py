@@ -12,17 +12,31 @@ from typing import Final
 
 from nimbus.journal.log import warm_next
 from nimbus.messages import INTENT, INTENT_NEW
+from nimbus.orders.journal_records import ORDER_OUT
+from nimbus.orders.pool import warm_next_order
 from nimbus.orders.risk import PASSED, check
 from nimbus.orders.send import write_new
 from nimbus.orders.state import INTENTS_KEPT, ORDERS
-from ringbuf.jit import kernel
-from ringbuf.memory import load_i64, load_u8, store_i64
-from ringbuf.spsc import room, slot_at
+from ringbuf.jit import inlined, kernel
+from ringbuf.memory import load_i64, load_u8, prefetch_write, store_i64
+from ringbuf.records import CACHE_LINE
+from ringbuf.spsc import room, slot_at, warm_slot
 
 REHEARSE_NS: Final = 20_000  # between two rehearsals of an idle loop
 
 _ORDERS, _INTENT = ORDERS.at, INTENT.at
 _INTENT_SIZE: Final = INTENT.size
+_PAYLOAD_LINES: Final = -(-ORDER_OUT.size // CACHE_LINE)
+
+
+@inlined
+def foresee(orders: int) -> None:
+    """Fetch what the next order is written to: its slots in pool, ring and journal, its payload."""
+    warm_slot(load_i64(orders + _ORDERS.out))
+    warm_next_order(load_i64(orders + _ORDERS.pool))
+    warm_next(load_i64(orders + _ORDERS.stream))
+    for line in range(_PAYLOAD_LINES):
+        prefetch_write(orders + _ORDERS.payload + line * CACHE_LINE)
 
 
 @kernel
@@ -37,5 +51,4 @@ def rehearse(orders: int, now_ns: int) -> bool:
     if check(load_i64(orders + _ORDERS.risk), intent, now_ns) != PASSED:
         return False
     write_new(orders, slot_at(out, 0), intent, now_ns)
-    warm_next(load_i64(orders + _ORDERS.stream))
     return True

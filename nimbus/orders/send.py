@@ -60,7 +60,7 @@ from nimbus.orders.risk import (
     position_at,
     spend,
 )
-from nimbus.orders.state import ORDERS, count, note_intent, notify_denial
+from nimbus.orders.state import ORDERS, count, notify_denial
 from nimbus.orders.states import PENDING_NEW_STATUS, is_final
 from ringbuf.jit import inlined, kernel
 from ringbuf.memory import clear, load_i64, load_u8, load_u16, store_i64, store_u8, store_u16, store_u32
@@ -278,7 +278,6 @@ def take_intent(orders: int, intent: int, now_ns: int) -> int:
         spend(risk, now_ns)
         if reason == PASSED:
             reason = _send_new(orders, intent, now_ns)
-        note_intent(orders, intent)
     elif kind == INTENT_CANCEL:
         number, decision = load_i64(intent + _INTENT.order), load_i64(intent + _INTENT.decision)
         reason = send_cancel(orders, number, decision, load_i64(intent + _INTENT.cause_seq), now_ns)
