@@ -42,8 +42,8 @@ class Training:
     prune_span: tuple[float, float] = (0.2, 0.7)  # of the trunk's steps: where pruning begins and ends
     regrow_every: int = 0  # steps between two exchanges of pruned weights; 0 = none
     min_rows: int = 500
-    rung_steps: int = 60  # of each expert on each rung of a ladder
-    rung_rate: float = 0.25  # of the learning rate
+    rung_steps: int = 120  # of each expert on each rung of a ladder
+    rung_rate: float = 1.0  # of the learning rate, times the fourth power of what the rung has lost
 
 
 @dataclass(slots=True, frozen=True)

@@ -1,5 +1,6 @@
 """Training sees no future, finds a planted signal, admits when there is none, and repeats itself."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bicep.plan import Plan
+from bicep.plan import LADDER, Plan, PlanError, decode
+from daemon.commands.train import ladder_of
+from daemon.errors import CommandError
 from strategy.experts import Training
 from strategy.offline import dataset
 from strategy.offline.dataset import TrainingError, collect, future_returns, normalisation, normalised, split
@@ -93,6 +96,52 @@ def test_the_model_loads_and_says_where_it_comes_from(trained):
     assert plan.manifest["starved"] == ["underhype"]
     assert plan.served() == [0, 1, 0]
     json.dumps(manifest, allow_nan=False)
+
+
+def test_the_ladder_is_fine_tuned_and_calibrated_rung_by_rung(trained):
+    folder, manifest = trained
+    ladder, image = manifest["ladder"], (folder / manifest["id"] / "weights.bicep").read_bytes()
+    assert [rung["density"] for rung in ladder["rungs"]] == list(LADDER)
+    dense = decode(image, 0)
+    for rung in ladder["rungs"][1:]:
+        for own, first in zip(decode(image, rung["rung"]), dense, strict=True):
+            assert (own.news == first.news).all()
+            assert (own.bias_one == first.bias_one).all()
+            assert 0 < np.count_nonzero(own.second) <= round(rung["density"] * own.second.size)
+            assert not np.array_equal(own.second[own.second != 0], first.second[own.second != 0])
+        assert rung["nll"] < manifest["metrics"]["all"]["nll_zero"]
+        assert 0.8 < rung["coverage"] < 0.97
+        assert set(rung["conformal"]) == {"none", "overhype", "underhype"}
+    assert ladder["error_by_mode"][0][0] == 0.0
+    assert min(ladder["error_unit"]) > 0
+    assert len(ladder["analytic"]["is_calibrated"]) == len(LADDER)
+
+
+def test_a_fine_tuned_rung_is_nearer_to_the_dense_net_than_a_pruned_one(trained, tmp_path):
+    _, tuned = trained
+    still = dataclasses.replace(SMALL, training=dataclasses.replace(SMALL.training, rung_rate=1e-9))
+    pruned = train_on_rows(_day(), _news(), tmp_path, 7, settings=still, source="a test day")
+    errors = [[row[0] for row in m["ladder"]["error_by_mode"]] for m in (tuned, pruned)]
+    assert errors[0][-1] < errors[1][-1]
+    assert sum(errors[0]) < sum(errors[1])
+
+
+def test_a_model_can_have_the_dense_rung_alone(tmp_path):
+    manifest = train_on_rows(_day(), _news(), tmp_path, 7, settings=dataclasses.replace(SMALL, ladder=(1.0,)))
+    assert [rung["density"] for rung in manifest["ladder"]["rungs"]] == [1.0]
+    with pytest.raises(PlanError, match="a ladder begins with density 1 and falls"):
+        train_on_rows(_day(), _news(), tmp_path, 7, settings=dataclasses.replace(SMALL, ladder=(0.5, 0.2)))
+
+
+@pytest.mark.parametrize("text", ["", "1,2", "0.5", "1,0.5,0.5", "1,0", "1,x", "1,nan"])
+def test_a_ladder_that_is_none_is_one_line(text):
+    with pytest.raises(CommandError, match="--ladder"):
+        ladder_of(text)
+
+
+def test_a_ladder_is_read_from_the_command_line():
+    assert ladder_of("none") == (1.0,)
+    assert ladder_of("1,0.5,0.05") == (1.0, 0.5, 0.05)
 
 
 def test_the_same_rows_and_seed_give_the_same_id_and_another_seed_does_not(trained, tmp_path):
