@@ -28,6 +28,7 @@ from daemon.pipeline import (
     take_news,
 )
 from daemon.rung_change import change_rung, rung_waits
+from nimbus.book.levels import warm_best
 from nimbus.feed.source import next_of
 from nimbus.journal.log import has_free, warm_next
 from nimbus.market import BATCH_MAX, fetch, pass_time, take_packet
@@ -36,6 +37,7 @@ from nimbus.orders.link import transport_work
 from nimbus.orders.rehearse import REHEARSE_NS, rehearse
 from nimbus.orders.rehearse import foresee as orders_foresee
 from nimbus.orders.reports import receive
+from nimbus.orders.state import INTENTS_KEPT, kept_locate
 from nimbus.venue.paper import receive as venue_receive
 from ringbuf.agent import PAUSES, beat, idle, is_busy, should_stop
 from ringbuf.atomics import load_relaxed, pause, store_relaxed
@@ -44,7 +46,7 @@ from ringbuf.histogram import record_value
 from ringbuf.jit import inlined, kernel
 from ringbuf.memory import load_i64, store_i64
 from strategy.agent import foresee as strategy_foresee
-from strategy.agent import work
+from strategy.agent import warm_symbol, work
 
 PACKETS_MAX: Final = 32
 SAMPLE_MASK: Final = 15  # one packet in 16 has its stages timed
@@ -66,6 +68,17 @@ def _foresee(p: Pipeline) -> None:
     strategy_foresee(p.strategy)
     warm_next(p.strategy_stream)
     orders_foresee(p.orders)
+
+
+@inlined
+def _keep_warm(p: Pipeline) -> None:
+    """Fetch again what the next tick reads and writes, should it be about one of the recent symbols."""
+    for slot in range(INTENTS_KEPT):
+        locate = kept_locate(p.orders, slot)
+        if 0 < locate < p.market.books.symbols_max:
+            warm_symbol(p.strategy, locate)
+            warm_best(p.market.books, locate)
+    _foresee(p)
 
 
 @inlined
@@ -146,7 +159,7 @@ def run_compact(p: Pipeline, loop: Loop) -> int:
         beat(loop.heartbeat, now_ns, done)
         if done == 0 and now_ns - rehearsed_ns >= REHEARSE_NS:
             rehearsed_ns = now_ns
-            _foresee(p)
+            _keep_warm(p)
             rehearse(p.orders, now_ns)
         seen_ns = _idle(p, loop, done)
     return STOPPED

@@ -35,6 +35,7 @@ from ringbuf.memory import (
     load_i64,
     load_u8,
     load_u16,
+    prefetch,
     prefetch_write,
     store_f64,
     store_i64,
@@ -58,10 +59,19 @@ from strategy.features import (
     vector_at,
     volatility,
     warm_mask,
+    warm_row,
 )
 from strategy.recorder import is_full, write_row
 from strategy.state import SCRATCH, SEEN, STRATEGY
-from strategy.trading_model import TradingModel, cancel_overdue, decide, find_overdue, on_fill
+from strategy.trading_model import (
+    HOLDING,
+    TradingModel,
+    cancel_overdue,
+    decide,
+    find_overdue,
+    holding,
+    on_fill,
+)
 
 JOURNAL_ALL, JOURNAL_ACTIONS = 0, 1
 JOURNAL: Final = {"all": JOURNAL_ALL, "actions": JOURNAL_ACTIONS}
@@ -71,6 +81,7 @@ FILLS_MAX: Final = 256  # fills taken in one duty cycle
 _AT, _EVENT, _DECISION, _NEWS = STRATEGY.at, BOOK_EVENT.at, DECISION.at, NEWS.at
 _SCRATCH, _SEEN = SCRATCH.at, SEEN.at
 _HEAD_SIZE, _SEEN_SIZE, _DECISION_SIZE, _NEWS_SIZE = STRATEGY.size, SEEN.size, DECISION.size, NEWS.size
+_HOLDING_LINES: Final = HOLDING.size // CACHE_LINE
 _MAKING_LINES: Final = _SCRATCH.news // CACHE_LINE
 _NEWS_CELL: Final = cell_size(NEWS)
 _DECIDES = TOP_CHANGED | STATE_CHANGED
@@ -228,6 +239,15 @@ def foresee(strategy: int) -> None:
     warm_slot(load_i64(strategy + _AT.intents))
     for line in range(_MAKING_LINES):
         prefetch_write(strategy + _HEAD_SIZE + line * CACHE_LINE)
+
+
+@inlined
+def warm_symbol(strategy: int, locate: int) -> None:
+    """Fetch what a decision about a symbol reads: its features and its holding."""
+    warm_row(load_i64(strategy + _AT.features), locate)
+    row = holding(load_i64(strategy + _AT.model), locate)
+    for line in range(_HOLDING_LINES):
+        prefetch(row + line * CACHE_LINE)
 
 
 @kernel

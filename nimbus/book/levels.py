@@ -18,7 +18,7 @@ from typing import Final
 
 from nimbus.book.layout import BOOK, BOOKS, EMPTY_WORD, LADDER, LEVEL, LOW, RECORD_BITS, RESTING, BookState
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import copy_line, load_i64, load_u32, store_i64, store_u32
+from ringbuf.memory import copy_line, load_i64, load_u32, prefetch, store_i64, store_u32
 
 _BOOK, _BOOKS, _LADDER, _LEVEL, _RESTING = BOOK.at, BOOKS.at, LADDER.at, LEVEL.at, RESTING.at
 _BOOK_SIZE, _LADDER_SIZE, _LEVEL_SIZE, _ORDER_SIZE = BOOK.size, LADDER.size, LEVEL.size, RESTING.size
@@ -71,6 +71,15 @@ def place_of(at: int, word: int) -> int:
 def best_of(at: int) -> int:
     """Return the best level of the ladder at `at`, 0 when the side is empty."""
     return load_i64(load_i64(at + _LADDER.end) - WORD) & LOW
+
+
+@inlined
+def warm_best(books: BookState, locate: int) -> None:
+    """Fetch both ladders of a symbol where they are best, and the levels there."""
+    for ladder in (2 * locate, 2 * locate + 1):
+        end = load_i64(ladder_at(books, ladder) + _LADDER.end)
+        for word in range(1, WINDOW // 2 + 1):
+            prefetch(books.levels + (load_i64(end - word * WORD) & LOW) * _LEVEL_SIZE)
 
 
 @kernel

@@ -143,6 +143,12 @@ def notify_denial(orders: int, kind: int, intent: int, reason: int, now_ns: int)
 
 
 @inlined
+def kept_locate(orders: int, slot: int) -> int:
+    """Return the symbol of a kept intent, 0 = none; slot < INTENTS_KEPT."""
+    return load_u16(orders + _ORDERS.intents_kept + slot * _INTENT_SIZE + _INTENT.locate)
+
+
+@inlined
 def note_intent(orders: int, intent: int) -> None:
     """Keep a copy of a new order's intent, for rehearsals."""
     slot = (load_u16(intent + _INTENT.locate) & (INTENTS_KEPT - 1)) * _INTENT_SIZE

@@ -17,6 +17,7 @@ from strategy.features.state import (
     vector_at,
     volatility,
     warm_mask,
+    warm_row,
 )
 from strategy.features.update import BAD_LOCATE, BAR_CLOSED, RUN_BEGAN, TWO_SIDED, VECTOR_WRITTEN, update
 
@@ -45,4 +46,5 @@ __all__ = [
     "vector_at",
     "volatility",
     "warm_mask",
+    "warm_row",
 ]

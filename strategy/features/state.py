@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import load_f64, load_i64, load_u32, store_f64, wrapping_multiply
-from ringbuf.records import record
+from ringbuf.memory import load_f64, load_i64, load_u32, prefetch, store_f64, wrapping_multiply
+from ringbuf.records import CACHE_LINE, record
 from ringbuf.segment import Segment
 from strategy.features.columns import COLUMNS, VECTOR
 
@@ -105,6 +105,7 @@ NORMALISATION = record(
 
 _AT = FEATURE_STATE.at
 _ROW_SIZE, _HEAD_SIZE = FEATURE_STATE.size, FEATURES_STATE.size
+_ROW_LINES = FEATURE_STATE.size // CACHE_LINE
 _VOLATILITY = FEATURE_STATE.at.vector + VECTOR.at.volatility_300s
 _MEAN, _DEVIATION = NORMALISATION.at.mean, NORMALISATION.at.deviation
 
@@ -113,6 +114,14 @@ _MEAN, _DEVIATION = NORMALISATION.at.mean, NORMALISATION.at.deviation
 def row(features: int, locate: int) -> int:
     """Return the address of a symbol's FEATURE_STATE; 0 <= locate < symbols_max is assumed."""
     return features + _HEAD_SIZE + locate * _ROW_SIZE
+
+
+@inlined
+def warm_row(features: int, locate: int) -> None:
+    """Fetch a symbol's FEATURE_STATE."""
+    state = row(features, locate)
+    for line in range(_ROW_LINES):
+        prefetch(state + line * CACHE_LINE)
 
 
 @inlined
