@@ -236,6 +236,7 @@ def test_functions_of_functions():
 
 def test_eager_compiled_and_exported_agree_and_density_compiles_nothing_anew():
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()  # of other tests
     _, layer = _pair(activation="gelu", dropout=0.25, density=0.6)
     x = torch.randn(9, 12)
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
