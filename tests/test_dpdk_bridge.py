@@ -288,6 +288,7 @@ def test_a_full_ring_drops_and_what_was_received_is_delivered_or_dropped(launch,
     assert is_balanced(source)
 
 
+@pytest.mark.alone
 def test_a_flood_is_accounted_for_to_the_last_frame(launch, attach):
     bridge = launch("--slots", "64", devices=["net_null0,size=64"])
     bridge.wait_polling()
