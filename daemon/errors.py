@@ -1,4 +1,4 @@
-"""The one exception that the command line shows: a reason in one line, no traceback."""
+"""What the command line shows of a mistake: one line, no traceback."""
 
 from __future__ import annotations
 
@@ -29,3 +29,19 @@ def output_folder(path: pathlib.Path) -> pathlib.Path:
         probe.touch()
         probe.unlink()
     return path
+
+
+def positive(text: str) -> float:
+    """Return a number above 0, for an option; raises ValueError otherwise."""
+    value = float(text)
+    if not 0.0 < value < float("inf"):
+        raise ValueError
+    return value
+
+
+def positive_integer(text: str) -> int:
+    """Return a whole number above 0, for an option; raises ValueError otherwise."""
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value

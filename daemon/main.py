@@ -15,7 +15,7 @@ from daemon.settings import SettingsError
 COMMANDS: Final = {
     "replay": "capture -> whole pipeline -> paper venue: report, orders, fills, journal",
     "book": "capture -> books only: best bid and offer or depth as CSV, message counts",
-    "run": "the daemon: the pipeline at recorded speed with the admin endpoint",
+    "run": "the daemon: the pipeline on a wire, or a capture at recorded speed; admin endpoint",
     "venue": "the paper exchange as a process: multicast feed, rerequests, snapshots, FIX acceptor",
     "generate": "write a synthetic, valid ITCH 5.0 day with news",
     "train": "train the experts and export the plan that replay loads",

@@ -9,17 +9,20 @@ import platform
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
 from daemon import bench
 from daemon.bench import Figures
 from daemon.doctor import machine_name
-from daemon.errors import CommandError, output_folder, writing
+from daemon.errors import CommandError, output_folder, positive, positive_integer, writing
 from daemon.namespaces import NamespaceError, enter_user_namespace
 from daemon.progress import bar, showing_compilation
 from ringbuf.jit import on_compiled
+
+if TYPE_CHECKING:
+    from daemon.wire.bench import Session
 
 STEPS: Final = 6 + max(bench.REPLAYS_OFF, bench.REPLAYS_ON)
 
@@ -30,10 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what", nargs="?", choices=("parts", "wire"), default="parts",
         help="parts (default), or wire: tick-to-trade over a veth pair, next to an echo",
     )  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=20.0, help="wire: length of each run (default 20)")
-    parser.add_argument("--rate", type=int, default=2_000, help="wire: packets a second (default 2000)")
     parser.add_argument(
-        "--admin-rps", type=int, default=0, metavar="N",
+        "--seconds", type=positive, default=20.0, help="wire: length of each run (default 20)"
+    )
+    parser.add_argument(
+        "--rate", type=positive_integer, default=2_000, help="wire: packets a second (default 2000)"
+    )
+    parser.add_argument(
+        "--admin-rps", type=positive_integer, default=0, metavar="N",
         help="wire: instead, quiet phases against phases with N requests/s to the admin endpoint",
     )  # fmt: skip
     parser.add_argument(
@@ -164,7 +171,7 @@ def _steps(*, quiet: bool) -> Iterator[Callable[[str], object]]:
 def execute(arguments: argparse.Namespace) -> int:
     """Measure and print the table, or one JSON object."""
     if arguments.what == "wire":
-        return _busy_admin(arguments) if arguments.admin_rps > 0 else _wire(arguments)
+        return _busy_admin(arguments) if arguments.admin_rps else _wire(arguments)
     with _steps(quiet=arguments.json) as step:
         figures = measure(arguments.itch, step)
     machine = f"{machine_name()}, Python {platform.python_version()}"
@@ -186,21 +193,31 @@ def execute(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _busy_admin(arguments: argparse.Namespace) -> int:
-    """Measure what a busy admin endpoint does to the hot loop."""
-    from daemon.wire import admin_bench  # noqa: PLC0415  the rest of `bench` needs no network
-    from daemon.wire import bench as wire  # noqa: PLC0415
+def _on_the_wire(
+    arguments: argparse.Namespace, measure: Callable[[Session, Callable[[str], object]], dict[str, Any]]
+) -> dict[str, Any]:
+    """Measure a session of the options in namespaces, by root or in a user namespace; name the machine."""
+    from daemon.wire.bench import Session  # noqa: PLC0415  the rest of `bench` needs no network
 
     try:
         enter_user_namespace("daemon.main", sys.argv[1:])
-        folder = output_folder(arguments.out)
-        session = wire.Session(folder, packets_per_s=arguments.rate, seconds=arguments.seconds)
-        result = admin_bench.measure(
-            session, arguments.admin_rps, lambda what: sys.stderr.write(f"{what} ...\n")
+        session = Session(
+            output_folder(arguments.out), packets_per_s=arguments.rate, seconds=arguments.seconds
         )
+        result = measure(session, lambda what: sys.stderr.write(f"{what} ...\n"))
     except NamespaceError as error:
         raise CommandError(str(error)) from None
-    result |= {"machine": f"{machine_name()}, Python {platform.python_version()}"}
+    return result | {"machine": f"{machine_name()}, Python {platform.python_version()}"}
+
+
+def _busy_admin(arguments: argparse.Namespace) -> int:
+    """Measure what a busy admin endpoint does to the hot loop."""
+    from daemon.wire import admin_bench  # noqa: PLC0415  the rest of `bench` needs no network
+
+    result = _on_the_wire(
+        arguments, lambda session, tell: admin_bench.measure(session, arguments.admin_rps, tell)
+    )
+    folder = arguments.out
     with writing(folder):
         (folder / "admin.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
     if arguments.json:
@@ -216,20 +233,13 @@ def _wire(arguments: argparse.Namespace) -> int:
     from daemon.wire import bench as wire  # noqa: PLC0415  the rest of `bench` needs no network
     from daemon.wire import report  # noqa: PLC0415
 
-    try:
-        enter_user_namespace("daemon.main", sys.argv[1:])
-        folder = output_folder(arguments.out)
-        session = wire.Session(folder, packets_per_s=arguments.rate, seconds=arguments.seconds)
-        result = wire.measure(session, lambda what: sys.stderr.write(f"{what} ...\n"))
-    except NamespaceError as error:
-        raise CommandError(str(error)) from None
+    result = _on_the_wire(arguments, wire.measure)
+    folder, machine = arguments.out, result["machine"]
     rows = result["rows"]
-    machine = f"{machine_name()}, Python {platform.python_version()}"
     with writing(folder):
         (folder / "tick_to_trade.svg").write_text(report.picture(rows), encoding="utf-8")
         for name, row in rows.items():
             (folder / f"{name}.hgrm").write_text(report.distribution(row.pop("ticks_ns")), encoding="ascii")
-        result |= {"machine": machine}
         (folder / "tick_to_trade.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
     if arguments.json:
         sys.stdout.write(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode() + "\n")

@@ -19,7 +19,7 @@ import urllib.request
 from typing import Any, Final
 
 from daemon.config import Config, ModelConfig, read_config
-from daemon.errors import CommandError, output_folder
+from daemon.errors import CommandError, output_folder, positive
 from daemon.namespaces import NamespaceError, VethPair, enter_user_namespace
 from daemon.settings import SettingsError
 from daemon.wire.pair import DAEMON, START_S, Process, daemon_config, start_daemon, start_venue, venue_config
@@ -153,14 +153,6 @@ def compare(client: str, venue: dict[str, Any], ours: dict[str, Any]) -> None:
     if theirs != mine or venue["orders"] != ours["orders"] or venue["fills"] != ours["fills"]:
         msg = "venue and daemon do not agree"
         raise CommandError(msg)
-
-
-def positive(text: str) -> float:
-    """Return a number above 0; raises ValueError otherwise."""
-    value = float(text)
-    if not 0.0 < value < float("inf"):
-        raise ValueError
-    return value
 
 
 def main(arguments: list[str]) -> int:

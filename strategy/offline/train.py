@@ -202,6 +202,17 @@ def _describe(part: Samples, horizon_ns: int) -> dict[str, Any]:
     }
 
 
+def _net(train: Samples, hidden: tuple[int, int]) -> dict[str, Any]:
+    """Return what the manifest says of the net's shape."""
+    return {
+        "n_tech": int(train.features.shape[1]),
+        "n_news": int(train.news.shape[1]),
+        "hidden": list(hidden),
+        "drop_probability": DROP_PROBABILITY,
+        "samples": SAMPLES,
+    }
+
+
 def train_on_rows(
     rows: NDArray[Any],
     news_embeddings: Mapping[int, NDArray[np.float32]],
@@ -254,13 +265,7 @@ def train_on_rows(
         "normalisation": {"mean": constants[0].tolist(), "deviation": constants[1].tolist()},
         "horizon_ns": settings.horizon_ns,
         "label_scale": label_scale,
-        "net": {
-            "n_tech": int(train.features.shape[1]),
-            "n_news": int(train.news.shape[1]),
-            "hidden": list(training.hidden),
-            "drop_probability": DROP_PROBABILITY,
-            "samples": SAMPLES,
-        },
+        "net": _net(train, training.hidden),
         "training": asdict(training),
         "starved": [TAG_NAMES[tag] for tag in starved],
         "thresholds": {
