@@ -22,6 +22,7 @@ from daemon.pipeline import (
     Pipeline,
     journal_decisions,
     obey,
+    show_depth,
     step,
     take_intents,
     take_message,
@@ -175,7 +176,7 @@ def _apply_all(p: Pipeline, now_ns: int) -> int:
         _count_message(p)
         if p.venue != 0:
             venue_receive(p.venue, p.market.books, now_ns)
-        take_message(p, message, now_ns)
+        show_depth(p, take_message(p, message, now_ns))
         message = fetch(p.market)
     return done
 

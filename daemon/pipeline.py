@@ -165,16 +165,21 @@ def take_news(p: Pipeline, now_ns: int) -> int:
 
 
 @inlined
-def take_message(p: Pipeline, message: int, now_ns: int) -> None:
-    """2, 3. Apply a message to its book; the paper exchange follows."""
+def take_message(p: Pipeline, message: int, now_ns: int) -> int:
+    """2, 3. Apply a message to its book; the paper exchange follows.  Returns the flags of the change."""
     flags = apply_message(p.market, message)
-    if flags > 0:
-        if p.venue != 0:
-            on_change(p.venue, p.market.books, p.market.change, now_ns)
-        if flags & DEPTH_CHANGED != 0 and load_i64(p.control + _C.depths) != 0:
-            publish_depth(p.market.books, load_u16(p.market.change + _CHANGE.locate))
+    if flags > 0 and p.venue != 0:
+        on_change(p.venue, p.market.books, p.market.change, now_ns)
     if p.schedule != 0 and u1(message) == _R:
         announce(p.schedule, load_i64(message + _SYMBOL_AT), u2(message + _LOCATE_AT))
+    return flags
+
+
+@inlined
+def show_depth(p: Pipeline, flags: int) -> None:
+    """Publish the ten levels of the book that changed: for onlookers, so it comes after the orders."""
+    if flags > 0 and flags & DEPTH_CHANGED != 0 and load_i64(p.control + _C.depths) != 0:
+        publish_depth(p.market.books, load_u16(p.market.change + _CHANGE.locate))
 
 
 @inlined
@@ -260,7 +265,7 @@ def step(p: Pipeline, message: int, now_ns: int, started_ns: int, is_sampled: bo
     if p.venue != 0:
         venue_receive(p.venue, p.market.books, now_ns)
     fetched_ns = _time(p) if is_sampled else 0
-    take_message(p, message, now_ns)
+    flags = take_message(p, message, now_ns)
     applied_ns = _time(p) if is_sampled else 0
     receive(p.orders, now_ns)
     thinking_ns = _time(p) if is_sampled else 0
@@ -272,6 +277,7 @@ def step(p: Pipeline, message: int, now_ns: int, started_ns: int, is_sampled: bo
         if handled > 0:
             record_value(load_i64(p.control + _C.strategy_ns), _time(p) - thinking_ns)
     _pass_on(p, now_ns, started_ns)
+    show_depth(p, flags)
 
 
 @inlined

@@ -212,7 +212,7 @@ DECISION = record(
     i8  book_update update number of the top of book it was decided on, 0 = on time alone
     i8  news_item   newest material news item, 0 = none
     i8  news_version  version of the news cell that was read, 0 = no news yet
-    i8  features_digest  hash of the 32 raw features, NaN included
+    i8  features_digest  CRC32C of the even (low half) and odd of the 32 raw features, not complemented
     f8  mean        expected return, NaN = no answer
     f8  epistemic   variance of the samples' means
     f8  aleatoric   mean of the samples' variances

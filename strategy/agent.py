@@ -46,7 +46,7 @@ from ringbuf.memory import (
 from ringbuf.records import CACHE_LINE
 from ringbuf.segment import Segment
 from ringbuf.seqlock import cell_size, read
-from ringbuf.spsc import claim, create_ring, front, pop, publish, try_push, warm_slot
+from ringbuf.spsc import claim, create_ring, front, pop, publish, warm_slot
 from strategy.ask import answers, ask
 from strategy.contradiction import ContradictionEngine, forget, item_of, reason_of, tag, tag_of
 from strategy.features import (
@@ -82,7 +82,7 @@ _AT, _EVENT, _DECISION, _NEWS = STRATEGY.at, BOOK_EVENT.at, DECISION.at, NEWS.at
 _SCRATCH, _SEEN = SCRATCH.at, SEEN.at
 _HEAD_SIZE, _SEEN_SIZE, _DECISION_SIZE, _NEWS_SIZE = STRATEGY.size, SEEN.size, DECISION.size, NEWS.size
 _HOLDING_LINES: Final = HOLDING.size // CACHE_LINE
-_MAKING_LINES: Final = _SCRATCH.news // CACHE_LINE
+_MAKING: Final = tuple(range(_HEAD_SIZE + _SCRATCH.inference, _HEAD_SIZE + _SCRATCH.news, CACHE_LINE))
 _NEWS_CELL: Final = cell_size(NEWS)
 _DECIDES = TOP_CHANGED | STATE_CHANGED
 _TRADING = ord("T")
@@ -119,10 +119,14 @@ def _read_news(strategy: int, locate: int, news: int) -> int:
 
 @inlined
 def _open_decision(strategy: int, event: int, now_ns: int, locate: int, version: int) -> int:
-    """Begin the decision record in the scratch area with what was seen; return its address."""
-    scratch, features = strategy + _HEAD_SIZE, load_i64(strategy + _AT.features)
-    decision: int = scratch + _SCRATCH.decision
-    news = scratch + _SCRATCH.news
+    """Begin the next DECISION with what was seen, where the journal will find it; return its address.
+
+    Without room in its ring it is made in the scratch area, and lost.
+    """
+    features, news = load_i64(strategy + _AT.features), strategy + _HEAD_SIZE + _SCRATCH.news
+    decision = claim(load_i64(strategy + _AT.decisions))
+    if decision == 0:
+        decision = strategy + _HEAD_SIZE + _SCRATCH.decision
     engine, number = load_i64(strategy + _AT.engine), load_i64(strategy + _AT.decision) + 1
     store_i64(strategy + _AT.decision, number)
     clear(decision, _DECISION_SIZE)
@@ -148,19 +152,27 @@ def _open_decision(strategy: int, event: int, now_ns: int, locate: int, version:
 
 
 @inlined
-def _intent_slot(strategy: int) -> int:
+def _has_slot(strategy: int, decision: int) -> bool:
+    """Say whether a decision stands in its ring."""
+    scratch: int = strategy + _HEAD_SIZE + _SCRATCH.decision
+    return decision != scratch
+
+
+@inlined
+def _intent_slot(strategy: int, decision: int) -> int:
     """Return where an intent may be written; 0 when it, or the decision behind it, has no room."""
-    if claim(load_i64(strategy + _AT.decisions)) == 0:
-        return 0
-    return claim(load_i64(strategy + _AT.intents))
+    return claim(load_i64(strategy + _AT.intents)) if _has_slot(strategy, decision) else 0
 
 
 @inlined
 def _close_decision(strategy: int, decision: int, is_worth: bool) -> None:
     """Hand the decision to the journal, then the intent in its slot to the orders agent."""
     acted = load_u8(decision + _DECISION.action) != 0
-    if (acted or is_worth) and not try_push(load_i64(strategy + _AT.decisions), decision):
-        _add(strategy + _AT.lost, 1)  # acted is 0 here: without room no intent was written
+    if acted or is_worth:
+        if _has_slot(strategy, decision):
+            publish(load_i64(strategy + _AT.decisions))
+        else:
+            _add(strategy + _AT.lost, 1)  # acted is 0 here: without room no intent was written
     if acted:
         publish(load_i64(strategy + _AT.intents))
         _add(strategy + _AT.intended, 1)
@@ -183,7 +195,7 @@ def _decide(strategy: int, event: int, now_ns: int, locate: int, version: int, t
     store_u8(decision + _DECISION.status, load_u8(event + _EVENT.status))
     store_u8(decision + _DECISION.state, load_u8(event + _EVENT.state))
     ask(strategy, event, decision)
-    decide(load_i64(strategy + _AT.model), event, decision, now_ns, _intent_slot(strategy))
+    decide(load_i64(strategy + _AT.model), event, decision, now_ns, _intent_slot(strategy, decision))
     _close_decision(strategy, decision, load_i64(strategy + _AT.journal) == JOURNAL_ALL or is_off)
 
 
@@ -196,7 +208,7 @@ def _sweep(strategy: int, event: int, now_ns: int) -> None:
         return
     version = _read_news(strategy, locate, strategy + _HEAD_SIZE + _SCRATCH.news)
     decision = _open_decision(strategy, event, now_ns, locate, version)
-    cancel_overdue(model, event, decision, now_ns, _intent_slot(strategy))
+    cancel_overdue(model, event, decision, now_ns, _intent_slot(strategy, decision))
     _close_decision(strategy, decision, load_i64(strategy + _AT.journal) == JOURNAL_ALL)
 
 
@@ -234,11 +246,11 @@ def take(strategy: int, event: int, now_ns: int) -> int:
 
 @inlined
 def foresee(strategy: int) -> None:
-    """Fetch what the next decision is written to: its record in the making, its slots in both rings."""
+    """Fetch what the next decision is written to: its slots in both rings, inputs and answer of the model."""
     warm_slot(load_i64(strategy + _AT.decisions))
     warm_slot(load_i64(strategy + _AT.intents))
-    for line in range(_MAKING_LINES):
-        prefetch_write(strategy + _HEAD_SIZE + line * CACHE_LINE)
+    for offset in _MAKING:
+        prefetch_write(strategy + offset)
 
 
 @inlined

@@ -18,10 +18,10 @@ import numpy as np
 from bicep.plan import Rung, Weights, encode
 from nimbus.messages import NEWS_DIMENSIONS, TAG_NAMES
 from ringbuf.jit import inlined
-from ringbuf.memory import load_f64
 from ringbuf.records import record
 from ringbuf.segment import Segment
 from strategy.features import COLUMNS, INDEX
+from strategy.features.lanes import dot
 
 HIDDEN: Final = (128, 64)
 BASIS_POINT: Final = 1e-4
@@ -78,10 +78,7 @@ _L = LINEAR.at
 @inlined
 def linear_answer(rule: int, inputs: int) -> float:
     """Return the expected return: the weighted sum of normalised, hence finite and bounded, inputs."""
-    total = 0.0
-    for column in range(COLUMNS):
-        total += load_f64(rule + _L.weights + column * 8) * load_f64(inputs + column * 8)
-    return total
+    return dot(rule + _L.weights, inputs)
 
 
 class LinearRule:

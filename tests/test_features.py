@@ -32,6 +32,7 @@ from strategy.features import (
     warm_mask,
 )
 from strategy.features.arithmetic import decay, log_ratio
+from strategy.features.lanes import dot
 
 START = 34_200 * S
 
@@ -39,6 +40,11 @@ START = 34_200 * S
 @kernel
 def decay_at(x: float, out: int) -> None:
     store_f64(out, decay(x))
+
+
+@kernel
+def dot_at(left: int, right: int) -> float:
+    return dot(left, right)
 
 
 @kernel
@@ -341,6 +347,41 @@ def test_normalise_cuts_at_six_and_turns_nan_into_zero():
     assert np.isfinite(out).all()
     with pytest.raises(ValueError, match="finite"):
         constants.set(mean * math.nan, deviation)
+
+
+def test_a_return_beyond_the_short_series_is_the_logarithm_too():
+    rig = Rig()
+    for second in range(80):
+        rig.feed(quote(START + second * S, (1_000_000, 10), (1_000_100, 10)))
+    rig.feed(quote(START + 80 * S + 1, (1_500_000, 10), (1_500_100, 10)))
+    for name in ("return_1s", "return_5s", "return_30s", "return_1min"):
+        assert rig.get(name) == pytest.approx(1e4 * math.log(3_000_100 / 2_000_100), rel=1e-12), name
+    assert math.isnan(rig.get("return_5min"))
+    rig.feed(quote(START + 82 * S, (1_500_000, 10), (1_500_200, 10)))
+    assert rig.get("return_1s") == pytest.approx(1e4 * math.log(3_000_200 / 3_000_100), rel=1e-9)
+    assert rig.get("return_5s") == pytest.approx(1e4 * math.log(3_000_200 / 2_000_100), rel=1e-12)
+
+
+def test_normalise_and_dot_are_numpys_on_all_columns():
+    segment = RIG.segment
+    draw = np.random.default_rng(1)
+    at = {name: segment.allocate(f"lanes.{name}", COLUMNS * 8) for name in ("vector", "weights", "out")}
+    view = {name: segment.words(addr, COLUMNS).view(np.float64) for name, addr in at.items()}
+    constants = Normalisation(segment, "lanes.normalisation")
+    for _ in range(50):
+        mean, deviation = draw.normal(size=COLUMNS), draw.uniform(0.1, 2.0, COLUMNS)
+        deviation[draw.integers(COLUMNS, size=3)] = 0.0
+        constants.set(mean, deviation)
+        view["vector"][:] = draw.normal(scale=4.0, size=COLUMNS)
+        view["vector"][draw.integers(COLUMNS, size=3)] = math.nan
+        view["weights"][:] = draw.normal(size=COLUMNS)
+        known = normalise(at["vector"], constants.addr, at["out"])
+        is_known = (deviation > 0) & ~np.isnan(view["vector"])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = np.clip((view["vector"] - mean) / deviation, -6.0, 6.0)
+        assert view["out"].tolist() == np.where(is_known, z, 0.0).tolist()
+        assert known == sum(1 << column for column in np.flatnonzero(is_known).tolist())
+        assert dot_at(at["out"], at["weights"]) == pytest.approx(view["out"] @ view["weights"], rel=1e-12)
 
 
 @settings(max_examples=200, deadline=None)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import ctypes
 from typing import Any, Final
 
-from nimbus.journal.crc32c import record_crc
 from nimbus.messages import JOURNAL, JOURNAL_PAYLOAD_SIZE, LAYOUT_VERSION
 from ringbuf.atomics import load_acquire, load_relaxed, store_release
+from ringbuf.crc32c import record_crc
 from ringbuf.jit import inlined, kernel
 from ringbuf.memory import clear, copy, load_i64, prefetch_write, store_i64, store_u32
 from ringbuf.records import CACHE_LINE, record

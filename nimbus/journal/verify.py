@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nimbus.journal import log
-from nimbus.journal.crc32c import record_crc
 from nimbus.journal.segments import (
     BLOCK_RECORDS,
     BLOCK_SIZE,
@@ -35,6 +34,7 @@ from nimbus.journal.segments import (
 )
 from nimbus.journal.writer import Chain
 from nimbus.messages import JOURNAL, JOURNAL_PAYLOAD_SIZE, LAYOUT_VERSION
+from ringbuf.crc32c import record_crc
 from ringbuf.jit import kernel
 from ringbuf.memory import load_i64, load_u8, load_u16, load_u32, store_i64
 from ringbuf.records import record

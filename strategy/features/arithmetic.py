@@ -18,7 +18,7 @@ _LN2_LOW: Final = 1.90821492927058770002e-10
 _LOG2E: Final = 1.4426950408889634
 _SMALL: Final = 0.015625
 _DECAY_MAX: Final = 708.0  # exp(-708) is the last one that is not denormal
-_NEAR: Final = 0.01
+NEAR: Final = 0.01  # |a - b| of a + b up to which log_ratio is a short series
 _HALVINGS_MAX: Final = 64
 
 
@@ -62,7 +62,7 @@ def log_ratio(a: float, b: float) -> float:
     Ratios beyond 2^64 are cut there.
     """
     z = (a - b) / (a + b)
-    if abs(z) < _NEAR:
+    if abs(z) < NEAR:
         y = z * z
         return 2.0 * z * (1.0 + y * (1.0 / 3.0 + y * (0.2 + y * (1.0 / 7.0 + y * (1.0 / 9.0)))))
     halvings = 0

@@ -17,7 +17,7 @@ from typing import Final
 from ringbuf.jit import inlined, kernel
 from ringbuf.memory import load_f64, load_i64, load_u32, store_f64, store_i64, store_u32
 from strategy.features.arithmetic import log_ratio
-from strategy.features.columns import INDEX, VECTOR
+from strategy.features.columns import BP, INDEX, VECTOR
 from strategy.features.state import FEATURE_STATE, RING
 
 SECOND_NS: Final = 1_000_000_000
@@ -32,7 +32,6 @@ BOLLINGER_BARS: Final = 20
 REALISED_BARS: Final = 60
 CHANGE_MAX: Final = 300_000_000  # a change of the doubled mid beyond it is cut: 60 squares fit an int64
 FLAT: Final = 1e-9  # of a doubled 1/10,000: means below it are zero
-BP: Final = 1e4
 
 _AT, _COLUMN = FEATURE_STATE.at, VECTOR.at
 _RING_MASK = RING - 1

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from ringbuf.records import record
 
 COLUMNS: Final = 32
+BP: Final = 1e4  # basis points in 1
 
 _TABLE: Final = """
 spread            bp    ask less bid | two-sided book

@@ -11,16 +11,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ringbuf.crc32c import digest as digest_of_words
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import load_f64, load_i64, load_u32, prefetch, store_f64, wrapping_multiply
+from ringbuf.memory import load_f64, load_i64, load_u32, prefetch
 from ringbuf.records import CACHE_LINE, record
 from ringbuf.segment import Segment
 from strategy.features.columns import COLUMNS, VECTOR
+from strategy.features.lanes import FADING, normalise_columns
 
 RING: Final = 64  # sampled mids kept per scale; a power of two, more than the longest horizon + 1
-NORMAL_MAX: Final = 6.0
-_HASH_START: Final = -3750763034362895579  # FNV-1a's offset basis and prime, on words instead of bytes
-_HASH_PRIME: Final = 1099511628211
 
 FEATURES_STATE = record(
     "FEATURES_STATE",
@@ -107,6 +106,7 @@ _AT = FEATURE_STATE.at
 _ROW_SIZE, _HEAD_SIZE = FEATURE_STATE.size, FEATURES_STATE.size
 _ROW_LINES = FEATURE_STATE.size // CACHE_LINE
 _VOLATILITY = FEATURE_STATE.at.vector + VECTOR.at.volatility_300s
+assert [getattr(_AT, name) for name in FADING] == list(range(_AT.young_1, _AT.vwap_qty + 8, 8))
 _MEAN, _DEVIATION = NORMALISATION.at.mean, NORMALISATION.at.deviation
 
 
@@ -156,29 +156,13 @@ def normalise(vector: int, constants: int, out: int) -> int:
     vector, out: addresses of float64[32] (may be the same); constants: address of NORMALISATION.
     Returns the mask of columns that hold a number; the others are the caller's to know by their bits.
     """
-    known = 0
-    for column in range(COLUMNS):
-        step = column * 8
-        z = (load_f64(vector + step) - load_f64(constants + _MEAN + step)) / load_f64(
-            constants + _DEVIATION + step
-        )
-        if load_f64(constants + _DEVIATION + step) > 0.0 and z == z:  # noqa: PLR0124 (false for NaN alone)
-            known |= 1 << column
-            z = min(max(z, -NORMAL_MAX), NORMAL_MAX)
-        else:
-            z = 0.0
-        store_f64(out + step, z)
-    return known
+    return normalise_columns(vector, constants + _MEAN, constants + _DEVIATION, out)
 
 
 @kernel
 def digest(vector: int) -> int:
-    """Return a 64-bit hash of the 32 float64 at vector: FNV-1a over words, upper half folded down."""
-    value: int = _HASH_START
-    for column in range(COLUMNS):
-        value = wrapping_multiply(value ^ load_i64(vector + column * 8), _HASH_PRIME)
-        value ^= (value >> 32) & 0xFFFFFFFF
-    return value
+    """Return a 64-bit digest of the 32 float64 at vector, NaN included."""
+    return digest_of_words(vector, COLUMNS // 2)
 
 
 class Features:

@@ -24,8 +24,9 @@ from ringbuf.memory import (
     store_u32,
 )
 from strategy.features.arithmetic import decay, log_ratio
-from strategy.features.bars import BAR_BITS, BP, MINUTE_NS, SECOND_NS, put, roll, start
-from strategy.features.columns import COLUMNS, VECTOR
+from strategy.features.bars import BAR_BITS, MINUTE_NS, SECOND_NS, put, roll, start
+from strategy.features.columns import BP, COLUMNS, VECTOR
+from strategy.features.lanes import LANES, RETURNS, fade, near_returns
 from strategy.features.state import FEATURE_STATE, FEATURES_STATE, RING, row
 
 VECTOR_WRITTEN, TWO_SIDED, BAR_CLOSED, RUN_BEGAN = 1, 2, 4, 8
@@ -39,6 +40,8 @@ _CANCEL, _DELETE = ord("X"), ord("D")
 
 _AT, _HEAD, _COLUMN, _EVENT = FEATURE_STATE.at, FEATURES_STATE.at, VECTOR.at, BOOK_EVENT.at
 _RING_MASK, _ROW_SIZE = RING - 1, FEATURE_STATE.size
+_RETURNS_MASK, _FIRST_RETURN = (1 << RETURNS) - 1, int(_COLUMN.return_1s) >> 3
+assert _COLUMN.return_30min - _COLUMN.return_1s == (RETURNS - 1) * 8, "one vector writes them"
 
 
 @inlined
@@ -59,11 +62,6 @@ def order_flow(before: int, after: int) -> float:
 
 
 @inlined
-def _scale(addr: int, factor: float) -> None:
-    store_f64(addr, load_f64(addr) * factor)
-
-
-@inlined
 def _add(addr: int, value: float) -> None:
     store_f64(addr, load_f64(addr) + value)
 
@@ -80,26 +78,7 @@ def _fade(state: int, dt_ns: int) -> None:
     fourth *= fourth
     fast = fourth * middle
     fast *= fast  # ^10: 1 s
-    _scale(state + _AT.young_1, fast)
-    _scale(state + _AT.young_10, middle)
-    _scale(state + _AT.young_60, slow)
-    _scale(state + _AT.young_300, long)
-    _scale(state + _AT.ofi_1, fast)
-    _scale(state + _AT.ofi_10, middle)
-    _scale(state + _AT.ofi_60, slow)
-    _scale(state + _AT.events_1, fast)
-    _scale(state + _AT.events_10, middle)
-    _scale(state + _AT.cancels_10, middle)
-    _scale(state + _AT.trades_10, middle)
-    _scale(state + _AT.signed_10, middle)
-    _scale(state + _AT.signed_60, slow)
-    _scale(state + _AT.volume_10, middle)
-    _scale(state + _AT.volume_60, slow)
-    _scale(state + _AT.variance_10, middle)
-    _scale(state + _AT.variance_60, slow)
-    _scale(state + _AT.variance_300, long)
-    _scale(state + _AT.vwap_cost, long)
-    _scale(state + _AT.vwap_qty, long)
+    fade(state + _AT.young_1, fast, middle, slow, long)
     weight = 1.0 - long
     depth = 0.5 * float(load_i64(state + _AT.bid_qty) + load_i64(state + _AT.ask_qty))
     store_f64(state + _AT.depth_sum, load_f64(state + _AT.depth_sum) * long + depth * weight)
@@ -156,27 +135,35 @@ def _imbalance(bid_qty: int, ask_qty: int) -> float:
 
 
 @inlined
-def _return(state: int, column: int, sample: int, px2: float, ok: bool) -> int:
-    """Write the log return in bp since the sampled mid at this address."""
-    before = load_i64(sample)
-    value = log_ratio(px2, float(before)) * BP if ok and before > 0 else 0.0
-    return put(state, column, value, ok)
+def _sample(samples: int, number: int, is_old: bool) -> int:
+    """Return the sampled mid of this number, 0 when it is not as old as that."""
+    return load_i64(samples + (number & _RING_MASK) * 8) * is_old
+
+
+@kernel
+def _far_return(column: int, px2: float, sample: int) -> None:
+    """Write a return that was too far for the short series."""
+    store_f64(column, log_ratio(px2, float(sample)) * BP)
 
 
 @inlined
 def _returns(state: int, now_ns: int, two_sided: bool) -> int:
-    px2 = float(load_i64(state + _AT.mid_px2))
+    """Write the log returns of the mid in bp since the samples of the whole seconds and minutes before."""
+    px2, column = float(load_i64(state + _AT.mid_px2)), state + _AT.vector + _COLUMN.return_1s
     second, minute = now_ns // SECOND_NS, now_ns // MINUTE_NS
     old = second - load_i64(state + _AT.first_second) - 1 if two_sided else -1
     at, end = state + _AT.seconds, second - 1
-    warm = _return(state, _COLUMN.return_1s, at + ((end - 1) & _RING_MASK) * 8, px2, old >= 1)
-    warm |= _return(state, _COLUMN.return_5s, at + ((end - 5) & _RING_MASK) * 8, px2, old >= 5)
-    warm |= _return(state, _COLUMN.return_30s, at + ((end - 30) & _RING_MASK) * 8, px2, old >= 30)
-    warm |= _return(state, _COLUMN.return_1min, at + ((end - 60) & _RING_MASK) * 8, px2, old >= 60)
+    a, b = _sample(at, end - 1, old >= 1), _sample(at, end - 5, old >= 5)
+    c, d = _sample(at, end - 30, old >= 30), _sample(at, end - 60, old >= 60)
     old = minute - load_i64(state + _AT.first_minute) - 1 if two_sided else -1
     at, end = state + _AT.minutes, minute - 1
-    warm |= _return(state, _COLUMN.return_5min, at + ((end - 5) & _RING_MASK) * 8, px2, old >= 5)
-    return warm | _return(state, _COLUMN.return_30min, at + ((end - 30) & _RING_MASK) * 8, px2, old >= 30)
+    e, f = _sample(at, end - 5, old >= 5), _sample(at, end - 30, old >= 30)
+    marks = near_returns(px2, a, b, c, d, e, f, column)
+    if marks >> LANES:
+        for lane, sample in enumerate((a, b, c, d, e, f)):
+            if (marks >> (LANES + lane)) & 1:
+                _far_return(column + lane * 8, px2, sample)
+    return (marks & _RETURNS_MASK) << _FIRST_RETURN
 
 
 @inlined

@@ -85,10 +85,12 @@ def _intent(model: int, event: int, decision: int, kind: int, intent: int) -> No
 
 
 @inlined
-def _order(model: int, row: int, event: int, decision: int, signed_qty: int, intent: int) -> None:
+def _order(
+    model: int, row: int, event: int, decision: int, signed_qty: int, worth: float, intent: int
+) -> None:
     """Write the order for signed_qty shares and count it as working; row's is_exit is set already."""
     is_buy, is_exit = signed_qty > 0, load_i64(row + _AT.is_exit) != 0
-    crosses = is_exit or edge(model, event, decision) >= load_f64(model + _HEAD.cross_edge)
+    crosses = is_exit or worth >= load_f64(model + _HEAD.cross_edge)
     px = load_i64(event + (_EVENT.ask_px if is_buy == crosses else _EVENT.bid_px))
     side, tif = BUY if is_buy else SELL, TIF_IOC if crosses else TIF_DAY
     _intent(model, event, decision, INTENT_NEW, intent)
@@ -158,11 +160,11 @@ def _review(model: int, row: int, event: int, decision: int, intent: int, leave:
 
 
 @inlined
-def _enter(model: int, row: int, event: int, decision: int, intent: int, signal: int) -> int:
+def _enter(model: int, row: int, event: int, decision: int, intent: int, signal: int, worth: float) -> int:
     """Send the entry that the signal asks for, as large as the caps allow."""
     if signal == ENTER_SHORT and load_i64(model + _HEAD.short_allowed) == 0:
         return SHORT_FORBIDDEN
-    qty = size_of(model, row, event, decision)
+    qty = size_of(model, row, event, decision, worth)
     if qty <= 0:
         return -qty
     if intent == 0:
@@ -170,7 +172,7 @@ def _enter(model: int, row: int, event: int, decision: int, intent: int, signal:
     store_i64(row + _AT.is_exit, 0)
     if load_i64(row + _AT.position_qty) == 0:
         store_i64(row + _AT.tag, load_u8(decision + _DECISION.tag))
-    _order(model, row, event, decision, qty if signal == ENTER_LONG else -qty, intent)
+    _order(model, row, event, decision, qty if signal == ENTER_LONG else -qty, worth, intent)
     return signal
 
 
@@ -183,7 +185,8 @@ def _answer(model: int, row: int, event: int, decision: int, now_ns: int, intent
         _cancel(model, row, event, decision, intent)
         return CANCEL_MARKET
     _touch(model, row, event)
-    signal = signal_of(model, event, decision)
+    worth = edge(model, event, decision)
+    signal = signal_of(model, decision, worth)
     leave = exit_of(model, row, load_u8(decision + _DECISION.tag), signal, now_ns)
     if load_i64(row + _AT.working_qty) != 0:
         return _review(model, row, event, decision, intent, leave, signal)
@@ -193,11 +196,11 @@ def _answer(model: int, row: int, event: int, decision: int, now_ns: int, intent
     if wants and now_ns < load_i64(row + _AT.resume_ns):
         return COOLDOWN
     if leave == UNSET:
-        return _enter(model, row, event, decision, intent, signal) if wants else signal
+        return _enter(model, row, event, decision, intent, signal, worth) if wants else signal
     if intent == 0:
         return INTENTS_FULL
     store_i64(row + _AT.is_exit, 1)
-    _order(model, row, event, decision, -load_i64(row + _AT.position_qty), intent)
+    _order(model, row, event, decision, -load_i64(row + _AT.position_qty), worth, intent)
     return leave
 
 

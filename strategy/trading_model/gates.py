@@ -76,8 +76,11 @@ def market(model: int, event: int, now_ns: int) -> int:
 
 
 @inlined
-def signal_of(model: int, event: int, decision: int) -> int:
-    """Return ENTER_LONG or ENTER_SHORT when every gate is open, else the first that is not."""
+def signal_of(model: int, decision: int, worth: float) -> int:
+    """Return ENTER_LONG or ENTER_SHORT when every gate is open, else the first that is not.
+
+    worth: the edge.
+    """
     expert, tag = load_u8(decision + _DECISION.expert), load_u8(decision + _DECISION.tag)
     if expert == EXPERT_OFF:
         return MODEL_OFF
@@ -92,7 +95,7 @@ def signal_of(model: int, event: int, decision: int) -> int:
     age_ms = load_u32(decision + _DECISION.news_age_ms)
     if tag != TAG_NONE and age_ms > load_i64(model + _HEAD.news_max_ms):
         return NEWS_STALE
-    if not edge(model, event, decision) > 0.0:
+    if not worth > 0.0:
         return EDGE_SMALL
     agreement = load_u8(decision + _DECISION.agree) / SAMPLES
     half_width = load_f64(model + _HEAD.interval) * math.sqrt(load_f64(decision + _DECISION.epistemic))
@@ -147,13 +150,13 @@ def exit_of(model: int, row: int, tag: int, signal: int, now_ns: int) -> int:
 
 
 @inlined
-def size_of(model: int, row: int, event: int, decision: int) -> int:
-    """Return the shares of an entry in whole lots, or minus the reason why there are none."""
+def size_of(model: int, row: int, event: int, decision: int, worth: float) -> int:
+    """Return the shares of an entry of this edge in whole lots, or minus the reason why there are none."""
     variance, lot = variance_of(decision), load_i64(model + _HEAD.lot_qty)
     weight = load_f64(model + _HEAD.weight_max)
     risk = load_f64(model + _HEAD.risk_aversion) * variance
     if risk > 0.0:
-        weight = min(weight, edge(model, event, decision) / risk)
+        weight = min(weight, worth / risk)
     px = load_i64(event + _EVENT.ask_px)
     capital = float(load_i64(model + _HEAD.capital_px))
     wanted = int(min(weight * capital / float(px), QTY_MAX))

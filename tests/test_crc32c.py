@@ -6,7 +6,7 @@ import random
 import crc32c as oracle
 import pytest
 
-from nimbus.journal import crc32c as ours
+from ringbuf import crc32c as ours
 
 KERNELS = [ours.crc32c_by_tables] + ([ours.crc32c_by_instruction] if ours.HAS_INSTRUCTION else [])
 
@@ -44,3 +44,17 @@ def test_the_checksum_of_a_record_covers_bytes_4_to_127():
     buffer = ctypes.create_string_buffer(raw, 128)
     assert ours.record_crc(ctypes.addressof(buffer)) == oracle.crc32c(raw[4:])
     assert ours._record_by_tables(ctypes.addressof(buffer)) == oracle.crc32c(raw[4:])
+
+
+DIGESTS = [ours.digest_by_tables] + ([ours.digest_by_instruction] if ours.HAS_INSTRUCTION else [])
+
+
+@pytest.mark.parametrize("kernel", DIGESTS, ids=lambda k: k.__name__)
+def test_a_digest_is_the_checksums_of_even_and_odd_words(kernel):
+    draw = random.Random(3)
+    for pairs in (0, 1, 2, 16, 33):
+        raw = draw.randbytes(16 * pairs)
+        words = [raw[at : at + 8] for at in range(0, len(raw), 8)]
+        even, odd = (oracle.crc32c(b"".join(words[first::2])) ^ 0xFFFFFFFF for first in (0, 1))
+        buffer = ctypes.create_string_buffer(raw, len(raw) + 1)
+        assert kernel(ctypes.addressof(buffer), pairs) & (1 << 64) - 1 == even | odd << 32

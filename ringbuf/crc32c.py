@@ -2,6 +2,7 @@
 
 Reflected polynomial 0x82F63B78, all ones in, complemented out: iSCSI, RFC 3720, section B.4.
 Cost of one journal record: 124 bytes, 16 dependent steps of 3 cycles with the instruction.
+`digest` takes even and odd words apart: two sums that do not wait for each other, and 64 bits of them.
 """
 
 from __future__ import annotations
@@ -79,6 +80,14 @@ def _tables() -> NDArray[np.int64]:
 _TABLES: Final = _tables()
 
 
+@inlined
+def _word_by_tables(crc: int, value: int) -> int:
+    word, crc = value ^ crc, 0
+    for at in range(_WORD):
+        crc ^= _TABLES[(7 - at) * 256 + ((word >> (8 * at)) & 255)]
+    return crc
+
+
 @kernel
 def crc32c_by_instruction(addr: int, size: int) -> int:
     """Return the CRC32C of size bytes at addr; needs SSE 4.2."""
@@ -97,10 +106,7 @@ def crc32c_by_tables(addr: int, size: int) -> int:
     """Return the CRC32C of size bytes at addr, on any processor."""
     crc, end = ALL_ONES, addr + size
     while end - addr >= _WORD:
-        word = load_i64(addr) ^ crc
-        crc = 0
-        for at in range(_WORD):
-            crc ^= _TABLES[(7 - at) * 256 + ((word >> (8 * at)) & 255)]
+        crc = _word_by_tables(crc, load_i64(addr))
         addr += _WORD
     while addr < end:
         crc = (crc >> 8) ^ _TABLES[(crc ^ load_u8(addr)) & 255]
@@ -121,6 +127,27 @@ def _record_by_tables(journal: int) -> int:
     return crc32c_by_tables(journal + 4, RECORD_CHECKED)
 
 
+@inlined
+def digest_by_instruction(addr: int, pairs: int) -> int:
+    """Return 64 bits that tell `pairs` pairs of words at addr from others; needs SSE 4.2."""
+    even = odd = ALL_ONES
+    for pair in range(pairs):
+        even = _crc_word(even, load_i64(addr + pair * 2 * _WORD))
+        odd = _crc_word(odd, load_i64(addr + pair * 2 * _WORD + _WORD))
+    return even | (odd << 32)
+
+
+@inlined
+def digest_by_tables(addr: int, pairs: int) -> int:
+    """Return the same on any processor."""
+    even = odd = ALL_ONES
+    for pair in range(pairs):
+        even = _word_by_tables(even, load_i64(addr + pair * 2 * _WORD))
+        odd = _word_by_tables(odd, load_i64(addr + pair * 2 * _WORD + _WORD))
+    return even | (odd << 32)
+
+
 HAS_INSTRUCTION: Final = _has_instruction()
 crc32c = crc32c_by_instruction if HAS_INSTRUCTION else crc32c_by_tables
 record_crc = _record_by_instruction if HAS_INSTRUCTION else _record_by_tables
+digest = digest_by_instruction if HAS_INSTRUCTION else digest_by_tables
