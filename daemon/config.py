@@ -310,6 +310,10 @@ class RunConfig:
     lock_memory: bool = setting(
         default=False, meaning="touch all memory and mlockall at the start, if permitted"
     )
+    rehearse: bool = setting(
+        default=True,
+        meaning="compact: an idle loop plays made-up ticks, so that a real one finds caches warm",
+    )
     cancel_wait_ms: int = setting(2_000, "at the stop: cancels are awaited so long", low=0, high=60_000)
     drain_ms: int = setting(5, "the journal is written so often", low=1, high=1_000)
     heartbeat_max_ms: int = setting(2_000, "a hot loop silent for longer is not healthy", low=10, high=60_000)

@@ -40,6 +40,7 @@ from daemon.start_up import masked, terminable
 from daemon.system import System, segment_size
 from daemon.systemd import Notifier
 from daemon.threads import HotLoop, create_loops, keep_off
+from daemon.understudy import Understudy
 from daemon.warm import warm_up
 from daemon.wind_down import cancel_at_venue, cancel_working
 from daemon.wire_input import WireInput
@@ -102,6 +103,7 @@ class Daemon:
             settle(self.system.pipeline, 0)  # compiled now; used when a loop has ended before its time
         self.journal = RunJournal(self.system, self.folder)
         self.system.control["drain_below"] = 0  # the control loop drains: the hot threads stay inside
+        self.understudy: Understudy | None = None
         self.loops = self._loops(capture)
         fills = RecentFills()
         self.journal.writer.listener = fills.take
@@ -119,10 +121,15 @@ class Daemon:
             return [create_player(self.system, config, self._damage, self._fault)]
         placement = "compact" if config.placement == "auto" else config.placement
         request_stop(self.stop_word)
-        loops = create_loops(segment, pipeline, config, placement, self._fault)
+        if config.rehearse and placement == "compact":
+            self.understudy = Understudy(self.config.orders.timestamp_digits)
+        rehearsal = self.understudy.rehearsal if self.understudy else None
+        loops = create_loops(segment, pipeline, config, placement, self._fault, rehearsal=rehearsal)
         clear_stop(self.stop_word)
         self.system.control["clock"] = loops[0].clock.addr
         self.system.strategy.head["clock"] = loops[len(loops) // 2].clock.addr
+        if self.system.transport is not None:
+            self.system.transport.time_sends(loops[-1].clock.addr)
         return loops
 
     def _recorder(self) -> Recorder | None:

@@ -45,7 +45,9 @@ from ringbuf.atomics import load_relaxed, pause, store_relaxed
 from ringbuf.clock import now_ns as clock_ns
 from ringbuf.histogram import record_value
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import load_i64, store_i64
+from ringbuf.memory import copy_line, load_i64, store_i64
+from ringbuf.records import CACHE_LINE, record
+from ringbuf.segment import Segment
 from strategy.agent import foresee as strategy_foresee
 from strategy.agent import warm_symbol, work
 
@@ -56,6 +58,27 @@ _C = CONTROL.at
 
 # Words of one loop: its heartbeat, how it idles, its own clock (Unix UTC).
 Loop = namedtuple("Loop", ["heartbeat", "idler", "clock"])
+
+# What an idle loop plays: a pipeline of its own, and the words of the play (understudy.py).
+Rehearsal = namedtuple("Rehearsal", ["pipeline", "words"])
+REHEARSAL = record(
+    "REHEARSAL",
+    """
+    i8  count       lines that a play changes; 0 = nothing is played
+    i8  places      address of their addresses
+    i8  lines       address of what they hold before a play
+    i8  now_ns      time of the play
+    i8  started_ns  0: its ticks are not timed
+    i8  is_sampled  0: nor are its stages
+    2i8 pad         zero
+    """,
+)
+_R = REHEARSAL.at
+
+
+def no_rehearsal(segment: Segment, pipeline: Pipeline) -> Rehearsal:
+    """Return a rehearsal that plays nothing yet."""
+    return Rehearsal(pipeline, segment.allocate("rehearsal", REHEARSAL.size))
 
 
 @inlined
@@ -111,6 +134,21 @@ def _tend_orders(p: Pipeline, now_ns: int) -> int:
     return done
 
 
+@kernel
+def play(r: Rehearsal) -> None:
+    """Carry the packet in hand of a rehearsal through its pipeline, and put back the lines that this changes.
+
+    The very kernels that a packet of the wire meets, with arguments that the compiler does not know: a copy
+    of them would keep nothing warm.
+    """
+    now_ns, started_ns = load_i64(r.words + _R.now_ns), load_i64(r.words + _R.started_ns)
+    take_packet(r.pipeline.market)
+    _carry(r.pipeline, now_ns, started_ns, load_i64(r.words + _R.is_sampled) != 0)
+    places, lines = load_i64(r.words + _R.places), load_i64(r.words + _R.lines)
+    for n in range(load_i64(r.words + _R.count)):
+        copy_line(load_i64(places + n * 8), lines + n * CACHE_LINE)
+
+
 @inlined
 def _idle(p: Pipeline, loop: Loop, done: int) -> int:
     """Wait as the loop's strategy says; a busy one looks for packets meanwhile.
@@ -128,8 +166,8 @@ def _idle(p: Pipeline, loop: Loop, done: int) -> int:
 
 
 @kernel
-def run_compact(p: Pipeline, loop: Loop) -> int:
-    """Run every agent in one thread; return STOPPED."""
+def run_compact(p: Pipeline, loop: Loop, r: Rehearsal) -> int:
+    """Run every agent in one thread, and the rehearsal while there is nothing to do; return STOPPED."""
     packets = rehearsed_ns = seen_ns = 0
     while seen_ns != 0 or not should_stop(p.control):
         done = 0
@@ -160,6 +198,8 @@ def run_compact(p: Pipeline, loop: Loop) -> int:
         beat(loop.heartbeat, now_ns, done)
         if done == 0 and now_ns - rehearsed_ns >= REHEARSE_NS:
             rehearsed_ns = now_ns
+            if load_i64(r.words + _R.count) != 0:
+                play(r)
             _keep_warm(p)
             rehearse(p.orders, now_ns)
         seen_ns = _idle(p, loop, done)

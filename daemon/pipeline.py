@@ -22,6 +22,7 @@ from daemon.rung_change import change_rung, rung_waits
 from nimbus.book.publish import publish_depth
 from nimbus.feed.capture import next_packet
 from nimbus.feed.itch import DIRECTORY
+from nimbus.fix.transport_layout import TRANSPORT
 from nimbus.journal.log import append, free_slots
 from nimbus.journal.types import NEWS, RecordType
 from nimbus.market import BATCH_MAX, apply_message, fetch, take_packet
@@ -89,7 +90,7 @@ CONTROL = record(
     i8  book_ns       histogram, message to book and event
     i8  strategy_ns   histogram, event to decision, inference included
     i8  orders_ns     histogram, one intent in 4 to bytes in the venue's ring: risk, pool, journal, encoding
-    i8  tick_ns       histogram, packet to order handed over, with what its earlier messages cost
+    i8  tick_ns       histogram, packet to order handed to send(), with what its earlier messages cost
     i8  depths        1 = the ten-level cell of a book is published after each change of it
     i8  wire_ns       histogram, kernel's stamp of a packet to its order handed to send(); 0 = none
     i8  send_ns       histogram, one hand-over to the socket; 0 = none
@@ -97,7 +98,7 @@ CONTROL = record(
     2i8 pad2          zero
     """,
 )
-_C, _I, _N, _CHANGE, _O = CONTROL.at, INTENT_RECORD.at, NEWS.at, CHANGE.at, ORDERS.at
+_C, _I, _N, _CHANGE, _O, _T = CONTROL.at, INTENT_RECORD.at, NEWS.at, CHANGE.at, ORDERS.at, TRANSPORT.at
 _NEWS, _DECISION_SIZE, _NEWS_TAKEN_SIZE = NEWS_RECORD.at, DECISION.size, NEWS.size
 _NEWS_CELL: Final = cell_size(NEWS_RECORD)
 _EMBEDDING_WORDS: Final = (NEWS_RECORD.size - NEWS_RECORD.at.embedding) // 8
@@ -197,6 +198,15 @@ def journal_decisions(p: Pipeline, now_ns: int) -> bool:
 
 
 @inlined
+def _send(p: Pipeline, now_ns: int) -> int:
+    """Let the socket have what waits; return when send() was called, by the loop's clock; 0 = not at all."""
+    before_ns = load_i64(p.transport + _T.called_ns)
+    transport_work(p.orders, p.transport, now_ns)
+    called_ns = load_i64(p.transport + _T.called_ns)
+    return called_ns if called_ns != before_ns else 0
+
+
+@inlined
 def take_intents(p: Pipeline, clock: int, now_ns: int, started_ns: int) -> int:
     """6. Hand the intents to the orders agent, and its messages to the socket; return how many.
 
@@ -212,17 +222,16 @@ def take_intents(p: Pipeline, clock: int, now_ns: int, started_ns: int) -> int:
         is_order, recv_ns = load_u8(intent + _I.kind) == INTENT_NEW, load_i64(intent + _I.recv_ns)
         reason = take_intent(p.orders, intent, now_ns)
         taken += 1
-        after_ns = clock_ns(clock)
-        if p.transport != 0:
-            transport_work(p.orders, p.transport, now_ns)
-        sent_ns = clock_ns(clock) if p.transport != 0 else after_ns
+        made_ns = clock_ns(clock) if is_timed or p.transport == 0 else 0
+        left_ns = _send(p, now_ns) if p.transport != 0 else made_ns
         if is_timed:
-            record_value(load_i64(p.control + _C.orders_ns), after_ns - before_ns)
-        if reason == 0 and is_order and started_ns > 0:
-            record_value(load_i64(p.control + _C.tick_ns), after_ns - started_ns)
-        if reason == 0 and is_order and p.transport != 0:
-            record_value(load_i64(p.control + _C.wire_ns), after_ns - recv_ns)
-            record_value(load_i64(p.control + _C.send_ns), sent_ns - after_ns)
+            record_value(load_i64(p.control + _C.orders_ns), made_ns - before_ns)
+        if reason == 0 and is_order and left_ns > 0:
+            if started_ns > 0:
+                record_value(load_i64(p.control + _C.tick_ns), left_ns - started_ns)
+            if p.transport != 0:
+                record_value(load_i64(p.control + _C.wire_ns), left_ns - recv_ns)
+                record_value(load_i64(p.control + _C.send_ns), clock_ns(clock) - left_ns)
         if is_order and p.transport != 0:
             note_intent(p.orders, intent)
         pop(p.intents)

@@ -17,7 +17,7 @@ from daemon.errors import CommandError
 from daemon.model import load_model
 from daemon.pipeline import CONTROL, Pipeline
 from daemon.rungs import Rungs
-from daemon.wire_input import WireInput, live_settings, recorded_settings
+from daemon.wire_input import NoInput, WireInput, live_settings, recorded_settings
 from nimbus.book.layout import BOOK
 from nimbus.book.owner import Books, table_sizes
 from nimbus.feed.capture import CaptureError, CaptureSource
@@ -160,7 +160,7 @@ def read_schedule(capture: pathlib.Path | None, config: Config) -> News:
 class System:
     """Own every agent of one run; `pipeline` goes to the loop kernels.
 
-    capture: what is played; None = the live sources of the configuration.
+    capture: what is played; None = `source`, or the live sources of the configuration.
     recorder: address of a feature recorder for training, 0 = none.  is_live: NANopt may run beside it.
     rungs: journal whose changes of rung are applied again, None = the configuration says.
     """
@@ -171,6 +171,7 @@ class System:
         capture: pathlib.Path | None,
         *,
         segment: Segment | None = None,
+        source: NoInput | None = None,
         recorder: int = 0,
         rungs: pathlib.Path | None = None,
         is_live: bool = False,
@@ -178,8 +179,10 @@ class System:
         self._recorded, self._is_live = rungs, is_live
         self.config, self.capture = config, capture
         self.segment = segment or map_segment(segment_size(config))
-        self.source: CaptureSource | WireInput = (
-            open_capture(capture, config, self.segment) if capture else WireInput(config.feed, self.segment)
+        self.source: CaptureSource | WireInput | NoInput = (
+            open_capture(capture, config, self.segment)
+            if capture
+            else source or WireInput(config.feed, self.segment)
         )
         try:
             self._build(recorder)
@@ -342,7 +345,9 @@ class System:
         live = self.feed.live.counters() if self.feed.live else {}
         if isinstance(self.source, WireInput):
             return self.source.counters() | live
-        return {"packets": self.source.packets, "backwards": self.source.backwards} | live
+        if isinstance(self.source, CaptureSource):
+            return {"packets": self.source.packets, "backwards": self.source.backwards} | live
+        return live
 
     @property
     def now_ns(self) -> int:

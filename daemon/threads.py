@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from daemon.config import RunConfig
 from daemon.errors import CommandError
-from daemon.loops import Loop, run_compact, run_market, run_orders, run_strategy
+from daemon.loops import Loop, Rehearsal, no_rehearsal, run_compact, run_market, run_orders, run_strategy
 from daemon.pipeline import Pipeline
 from ringbuf.affinity import usable_cores
 from ringbuf.agent import BUSY, HEARTBEAT, IDLE_NAMES, YIELD, create_heartbeat, create_idler
@@ -18,7 +18,7 @@ from ringbuf.clock import TSC, WALL, Clock
 from ringbuf.hot_thread import HotThread
 from ringbuf.segment import Segment
 
-LOOPS: Final = {
+LOOPS: Final[dict[str, tuple[tuple[str, Callable[..., int]], ...]]] = {
     "compact": (("compact", run_compact),),
     "dedicated": (("market", run_market), ("strategy", run_strategy), ("orders", run_orders)),
 }
@@ -81,11 +81,12 @@ def keep_off(cores: set[int | None]) -> None:
 
 def create_loops(
     segment: Segment, pipeline: Pipeline, config: RunConfig, placement: str,
-    on_error: Callable[[str, BaseException], None],
+    on_error: Callable[[str, BaseException], None], *, rehearsal: Rehearsal | None = None,
 ) -> list[HotLoop]:  # fmt: skip
     """Compile the loops of a placement (they return at once: the stop word is set) and make their threads.
 
     The stop word is pipeline.control; it is left set, for the caller to clear before the start.
+    rehearsal: what the loop of `compact` plays while it is idle; None = nothing.
     """
     named = LOOPS[placement]
     cores = cores_of(config, len(named))
@@ -95,9 +96,12 @@ def create_loops(
         clock = Clock(segment, f"loop.{name}.clock", TSC, origin=WALL)
         heartbeat = create_heartbeat(segment, f"loop.{name}.heartbeat")
         words = Loop(heartbeat, create_idler(segment, f"loop.{name}.idler", kind), clock.addr)
-        kernel(pipeline, words)
+        arguments: tuple[Any, ...] = (pipeline, words)
+        if placement == "compact":
+            arguments += (rehearsal or no_rehearsal(segment, pipeline),)
+        kernel(*arguments)
         thread = HotThread(
-            name, kernel, (pipeline, words), pipeline.control, core=core, fifo=config.fifo, on_error=on_error
+            name, kernel, arguments, pipeline.control, core=core, fifo=config.fifo, on_error=on_error
         )
         row = segment.array(f"loop.{name}.heartbeat", HEARTBEAT)[0]
         beats = functools.partial(_beats, row)

@@ -7,6 +7,7 @@ through a UDP socket of their own, on which the feed also sends its requests.
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any, Final
 
 from daemon.config import FeedConfig, endpoint
@@ -127,6 +128,23 @@ class WireInput:
     def close(self) -> None:
         """Close the sockets; no loop may use them any more."""
         self._sources.close()
+
+
+class NoInput:
+    """What stands in the place of the sources where there are none."""
+
+    state = 0
+    requests_fd = -1
+    subscriptions: Sequence[Subscription] = ()
+    truncated = False
+
+    @property
+    def warnings(self) -> list[str]:
+        """There is nothing to warn of."""
+        return []
+
+    def close(self) -> None:
+        """Close nothing."""
 
 
 def problems_of(config: Any) -> list[str]:

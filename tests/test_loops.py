@@ -15,6 +15,7 @@ from daemon.config import Config
 from daemon.settings import adjusted
 from daemon.system import System
 from daemon.threads import create_loops
+from daemon.understudy import Understudy
 from nimbus.book.snapshot import state_hash
 from nimbus.venue.generator.day import generate
 from ringbuf.agent import clear_stop, request_stop
@@ -63,7 +64,11 @@ def test_a_placement_gives_the_books_of_a_replay(
     config = adjusted(Config(), SETTINGS | {"feed.line_a": f"127.0.0.1:{port}"})
     with contextlib.closing(System(config, None)) as system:
         request_stop(system.control_addr)
-        loops = create_loops(system.segment, system.pipeline, config.run, placement, lambda *_: None)
+        understudy = Understudy(6)
+        loops = create_loops(
+            system.segment, system.pipeline, config.run, placement, lambda *_: None,
+            rehearsal=understudy.rehearsal,
+        )  # fmt: skip
         clear_stop(system.control_addr)
         system.control["clock"] = loops[0].clock.addr
         system.strategy.head["clock"] = loops[len(loops) // 2].clock.addr

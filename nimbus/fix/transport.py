@@ -41,6 +41,7 @@ from nimbus.messages import (
     WIRE,
     WIRE_BYTES_MAX,
 )
+from ringbuf.clock import now_ns as clock_ns
 from ringbuf.jit import inlined, kernel
 from ringbuf.memory import clear, copy, load_i64, load_u32, store_i64
 from ringbuf.spsc import front, pop, used
@@ -67,6 +68,8 @@ def _set_waiting(transport: int, at: int, end: int) -> None:
 @inlined
 def _push_bytes(transport: int, at: int, size: int, now_ns: int) -> int:
     """Give bytes to the socket; return how many it took, or -1 after an error, which is noted."""
+    if load_i64(transport + _T.clock) != 0:
+        store_i64(transport + _T.called_ns, clock_ns(load_i64(transport + _T.clock)))
     taken: int = socket_send(load_i64(transport + _T.fd), at, size, SEND_FLAGS)
     if taken < 0:
         reason = errno_now()

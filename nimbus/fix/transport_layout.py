@@ -44,7 +44,8 @@ TRANSPORT = record(
     i8  peer            address of the PEER
     i8  header          address of the HEADER being read
     i8  poll_ns         an empty socket is asked again after this time
-    2i8 pad             zero
+    i8  clock           address of the CLOCK that times the calls of send, 0 = they are not timed
+    i8  pad             zero
     i8  fd              the connected socket, -1 = none
     i8  phase           DOWN, OPEN: connected, WAITING: for the control loop's word on the first message, UP,
     i8  tx_at           first byte of tx that waits
@@ -62,7 +63,8 @@ TRANSPORT = record(
     i8  sent_ns         when bytes were last sent
     i8  received_ns     when bytes were last received
     i8  recv_at_ns      when the socket is to be asked next
-    7i8 pad2            zero
+    i8  called_ns       when send was last called, by that clock
+    6i8 pad2            zero
     i8  losses          connections that ended
     i8  sent            messages sent, session messages too
     i8  sent_size       bytes of them

@@ -81,6 +81,10 @@ class Transport:
         self._write_texts(segment, name)
         self._link[0] = LINK_DOWN
 
+    def time_sends(self, clock: int) -> None:
+        """Note by this CLOCK when send is called; before the loop runs."""
+        self._row[0]["clock"] = clock
+
     def _write_texts(self, segment: Segment, name: str) -> None:
         """Write what our messages begin with, and what the peer's must."""
         ours = self.settings.address()

@@ -1,0 +1,76 @@
+"""The understudy: one order a play, always the same, and nothing stays of it."""
+
+import numpy as np
+import pytest
+
+from daemon.loops import play
+from daemon.understudy import LINES_MAX, Understudy
+from nimbus.messages import WIRE
+from ringbuf.jit import kernel
+from ringbuf.memory import copy
+from ringbuf.spsc import front
+from strategy.contradiction import REASONS, reason_of
+from strategy.features import INDEX, NAMES
+
+
+@kernel
+def oldest_wire(ring: int, target: int) -> int:
+    wire = front(ring)
+    if wire != 0:
+        copy(target, wire, WIRE_SIZE)
+    return wire
+
+
+@kernel
+def tag_reason(engine: int, locate: int) -> int:
+    return reason_of(engine, locate)
+
+
+WIRE_SIZE = WIRE.size
+
+
+@pytest.fixture(scope="module")
+def understudy():
+    return Understudy(6)
+
+
+def set_count(understudy, count):
+    before = int(understudy._words["count"])
+    understudy._words["count"] = count
+    return before
+
+
+def test_a_play_leaves_nothing_behind(understudy):
+    assert 0 < int(understudy._words["count"]) < LINES_MAX
+    before = understudy._memory().copy()
+    for _ in range(5):
+        play(understudy.rehearsal)
+        assert np.array_equal(understudy._memory(), before)
+
+
+def test_a_play_is_a_whole_tick_from_the_frame_to_the_bytes_of_an_order(understudy):
+    system, before = understudy.system, understudy._memory().copy()
+    target = np.zeros(1, WIRE.dtype)
+    assert oldest_wire(system.orders.out, target.ctypes.data) == 0
+    frames = system.feed.counters()["frames"]
+    count = set_count(understudy, 0)
+    play(understudy.rehearsal)
+    assert system.feed.counters()["frames"] == frames + 1
+    assert system.orders.counters()["sent"] == system.strategy.counters()["intended"] == 1
+    assert system.orders.counters()["denied"] == 0
+    assert not system.feed.refused()
+    assert not system.feed.counters()["udp_checksum_bad"]
+    assert oldest_wire(system.orders.out, target.ctypes.data) != 0
+    text = target["bytes"][0].tobytes()[: int(target["size"][0])].decode().split("\x01")
+    assert {"35=D", "55=STANDIN", "54=1"} <= set(text)
+    assert sum(len(stream.waiting()) > 0 for stream in system.streams) == 2  # the decision and the order
+    understudy._memory()[:] = before
+    set_count(understudy, count)
+
+
+def test_its_symbol_is_warm_and_its_tag_is_weighed(understudy):
+    """Else a play would leave out what a real tick runs through."""
+    strategy = understudy.system.strategy
+    assert REASONS[tag_reason(strategy.engine.addr, 1)] == "no_news"
+    warm = {name for name in NAMES if np.isfinite(strategy.features.vector(1)[INDEX[name]])}
+    assert {"ofi_60s", "volatility_300s", "return_1min", "rsi_14"} <= warm
