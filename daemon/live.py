@@ -122,7 +122,7 @@ class Daemon:
         placement = "compact" if config.placement == "auto" else config.placement
         request_stop(self.stop_word)
         if config.rehearse and placement == "compact":
-            self.understudy = Understudy(self.config.orders.timestamp_digits)
+            self.understudy = Understudy(self.config.orders.timestamp_digits, self.system.model)
         rehearsal = self.understudy.rehearsal if self.understudy else None
         loops = create_loops(segment, pipeline, config, placement, self._fault, rehearsal=rehearsal)
         clear_stop(self.stop_word)

@@ -52,6 +52,7 @@ from strategy.agent import foresee as strategy_foresee
 from strategy.agent import warm_symbol, work
 
 PACKETS_MAX: Final = 32
+IDLE_SHARE: Final = 20  # an idle loop rehearses for at most one part in so many of its time
 SAMPLE_MASK: Final = 15  # one packet in 16 has its stages timed
 DECISIONS_ROOM: Final = 4 * BATCH_MAX  # records: an event may lead to two decisions of two records each
 _C = CONTROL.at
@@ -70,7 +71,8 @@ REHEARSAL = record(
     i8  now_ns      time of the play
     i8  started_ns  0: its ticks are not timed
     i8  is_sampled  0: nor are its stages
-    2i8 pad         zero
+    i8  rung        address of the rung word of the daemon's plan, 0 = no plan is asked
+    i8  rung_played address of that of the plan that is asked in a play
     """,
 )
 _R = REHEARSAL.at
@@ -142,6 +144,9 @@ def play(r: Rehearsal) -> None:
     of them would keep nothing warm.
     """
     now_ns, started_ns = load_i64(r.words + _R.now_ns), load_i64(r.words + _R.started_ns)
+    rung = load_i64(r.words + _R.rung)
+    if rung != 0:
+        store_i64(load_i64(r.words + _R.rung_played), load_relaxed(rung))
     take_packet(r.pipeline.market)
     _carry(r.pipeline, now_ns, started_ns, load_i64(r.words + _R.is_sampled) != 0)
     places, lines = load_i64(r.words + _R.places), load_i64(r.words + _R.lines)
@@ -168,7 +173,7 @@ def _idle(p: Pipeline, loop: Loop, done: int) -> int:
 @kernel
 def run_compact(p: Pipeline, loop: Loop, r: Rehearsal) -> int:
     """Run every agent in one thread, and the rehearsal while there is nothing to do; return STOPPED."""
-    packets = rehearsed_ns = seen_ns = 0
+    packets = rehearse_at_ns = seen_ns = 0
     while seen_ns != 0 or not should_stop(p.control):
         done = 0
         for _ in range(PACKETS_MAX):
@@ -196,12 +201,13 @@ def run_compact(p: Pipeline, loop: Loop, r: Rehearsal) -> int:
             done += take_intents(p, loop.clock, now_ns, 0)
         store_i64(p.control + _C.now_ns, now_ns)
         beat(loop.heartbeat, now_ns, done)
-        if done == 0 and now_ns - rehearsed_ns >= REHEARSE_NS:
-            rehearsed_ns = now_ns
+        if done == 0 and now_ns >= rehearse_at_ns:
             if load_i64(r.words + _R.count) != 0:
                 play(r)
             _keep_warm(p)
             rehearse(p.orders, now_ns)
+            took_ns = clock_ns(loop.clock) - now_ns
+            rehearse_at_ns = now_ns + max(REHEARSE_NS, took_ns * IDLE_SHARE)
         seen_ns = _idle(p, loop, done)
     return STOPPED
 

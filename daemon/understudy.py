@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bicep.plan import Plan
+from bicep.plan.layout import PLAN
 from daemon.config import Config
 from daemon.loops import REHEARSAL, no_rehearsal, play
+from daemon.model import Model
 from daemon.pipeline import TIMED_MASK
 from daemon.settings import adjusted
 from daemon.system import System
@@ -45,8 +48,11 @@ _CHANGES: Final = {
     "feed.source": "udp", "feed.line_a": f"{_GROUP}:{_PORT}", "feed.line_b": "", "feed.rerequest": "",
     "feed.snapshot": "", "feed.gap_messages": 1_024, "book.symbols_max": 2, "book.live_orders_max": 1_024,
     "book.levels_max": 1_024, "orders.day_orders_max": 64, "journal.ring_records": 256,
-    "strategy.fee_bp": 0.0, "strategy.margin_bp": 0.0, "strategy.sigma_max": 1.0,
+    "risk.sigma_max": 1.0,
 }  # fmt: skip
+# Trading parameters: while the book is built nothing is worth its cost, in the play every finite answer is.
+_IDLE: Final = {"fee": 1e9}
+_EAGER: Final = {"fee": -1.0, "agreement_min": 0.0, "sigma_max": 1e9}
 
 
 def _itch(kind: Message, ts_ns: int, **fields: Any) -> bytes:
@@ -63,10 +69,7 @@ def _add(ts_ns: int, ref: int, side: str, qty: int, px: int) -> bytes:
 
 
 def _story() -> Iterator[bytes]:
-    """Yield messages: a book of six levels, whose best bid then changes for a minute and a half.
-
-    The last one leans on the bid so hard that the fixed rule buys.
-    """
+    """Yield messages: a book, whose best bid then changes for a minute and a half, and the one of the play."""
     now_ns, ref = _OPEN_NS, 1
     yield _itch(DIRECTORY, now_ns, symbol=_SYMBOL)
     for level in range(_DEPTH):
@@ -77,7 +80,7 @@ def _story() -> Iterator[bytes]:
         now_ns += _STEP_NS
         yield _itch(DELETE, now_ns, order_ref=ref) if quote % 2 else _add(now_ns, ref, "B", 100, _BID_PX)
         ref += quote % 2
-    yield _add(now_ns + _STEP_NS // 4, ref, "B", 5_000, _BID_PX)
+    yield _add(now_ns + _STEP_NS // 4, ref, "B", 300, _BID_PX)
 
 
 def _checksum(data: bytes) -> int:
@@ -105,9 +108,10 @@ class Understudy:
     """Own the desk: its system and memory, the packet that it plays, the lines that it puts back.
 
     `rehearsal` goes to run_compact.  digits: of its FIX times, as the daemon's, since they shape the path.
+    model: the daemon's, None = the linear rule; its plan is asked by a twin, at the rung that serves.
     """
 
-    def __init__(self, digits: int) -> None:
+    def __init__(self, digits: int, model: Model | None = None) -> None:
         config = adjusted(Config(), _CHANGES | {"orders.timestamp_digits": digits})
         segment = Segment.anonymous(_SIZE)
         self.system = System(config, None, segment=segment, source=NoInput())
@@ -119,6 +123,9 @@ class Understudy:
         self._places = segment.allocate("understudy.places", LINES_MAX * 8)
         self.rehearsal = no_rehearsal(segment, self.system.pipeline._replace(venue=0))
         self._words: Any = segment.array("rehearsal", REHEARSAL)[0]
+        if model is not None and model.plan is not None:
+            self._ask(model, model.plan)
+        self._trade(_IDLE)
         *told, last = _story()
         for seq, message in enumerate(told, 1):
             self._take(seq, message)
@@ -126,8 +133,20 @@ class Understudy:
         for stream in self.system.streams:
             stream.release(sum(map(len, stream.waiting())) // JOURNAL.size)
         self._take(len(told) + 1, last)
+        self._trade(_EAGER)
         segment.words(self.system.orders.addr + ORDERS.at.intents, 1)[0] = UNTIMED_INTENT
         self._note()
+
+    def _ask(self, model: Model, plan: Plan) -> None:
+        """Let the daemon's model answer, through a twin of its plan."""
+        strategy, twin = self.system.strategy, plan.twin("understudy.plan")
+        model.apply(strategy.normalisation)
+        strategy.head["plan"], strategy.head["rule"] = twin.state, 0
+        self._words["rung"], self._words["rung_played"] = plan.state + PLAN.at.rung, twin.state + PLAN.at.rung
+
+    def _trade(self, parameters: Mapping[str, float]) -> None:
+        for name, value in parameters.items():
+            self.system.strategy.model.head[name] = value
 
     def _take(self, seq: int, message: bytes) -> None:
         """Make a message the packet in hand."""
