@@ -69,7 +69,7 @@ def _add(ts_ns: int, ref: int, side: str, qty: int, px: int) -> bytes:
 
 
 def _story() -> Iterator[bytes]:
-    """Yield messages: a book, whose best bid then changes for a minute and a half, and the one of the play."""
+    """Yield messages: a book, whose best bid then changes for a minute and a half; the last is the play's."""
     now_ns, ref = _OPEN_NS, 1
     yield _itch(DIRECTORY, now_ns, symbol=_SYMBOL)
     for level in range(_DEPTH):
