@@ -109,7 +109,8 @@ RISK = record(
     i8  refilled_ns     when credit was brought up to date
     i8  observed        last denial: what was seen
     i8  limit           last denial: what is allowed
-    3i8 pad             zero
+    i8  credit_seen     the credit at the time of this evaluation
+    2i8 pad             zero
     128u1 limits_copy   the LIMITS of this evaluation
     64u1 top_copy       the TOP_OF_BOOK of this evaluation
     """,
@@ -212,10 +213,10 @@ def credit_now(risk: int, now_ns: int) -> int:
     return credit + elapsed * rate
 
 
-@kernel
+@inlined
 def spend(risk: int, now_ns: int) -> None:
-    """Take the rate token of an evaluated intent, accepted or denied; an empty bucket stays empty."""
-    store_i64(risk + _RISK.credit, max(credit_now(risk, now_ns) - _TOKEN, 0))
+    """Take the rate token of the intent evaluated last, accepted or denied; an empty bucket stays empty."""
+    store_i64(risk + _RISK.credit, max(load_i64(risk + _RISK.credit_seen) - _TOKEN, 0))
     store_i64(risk + _RISK.refilled_ns, max(now_ns, load_i64(risk + _RISK.refilled_ns)))
 
 
@@ -287,9 +288,12 @@ def _position_checks(risk: int, position: int, intent: int, state: int) -> int:
 def check(risk: int, intent: int, now_ns: int) -> int:
     """Evaluate a new order: 1, 24, 20, 15, 3, 4, 19, 5, 9, 2, 11.  Returns 0 or the reason.
 
-    A denial leaves what was seen and what is allowed in RISK.observed and RISK.limit.
+    A denial leaves what was seen and what is allowed in RISK.observed and RISK.limit.  For `spend`, the
+    credit is left in RISK.credit_seen.
     """
     version = seqlock.read(load_i64(risk + _RISK.limits), risk + _RISK.limits_copy, _LIMITS_SIZE)
+    credit = credit_now(risk, now_ns)
+    store_i64(risk + _RISK.credit_seen, credit)
     state = effective(load_i64(risk + _RISK.kill_switch))
     if not may_trade(state):
         return _deny(risk, HALTED, state, 0)
@@ -327,8 +331,8 @@ def check(risk: int, intent: int, now_ns: int) -> int:
     reason = _market_data(risk, top, intent, now_ns)
     if reason == PASSED:
         reason = _collar(risk, top, position, intent)
-    if reason == PASSED and credit_now(risk, now_ns) < _TOKEN:
-        reason = _deny(risk, RATE, credit_now(risk, now_ns), _TOKEN)
+    if reason == PASSED and credit < _TOKEN:
+        reason = _deny(risk, RATE, credit, _TOKEN)
     if reason == PASSED:
         reason = _position_checks(risk, position, intent, state)
     return reason
