@@ -127,6 +127,7 @@ _POSITION_SIZE: Final = POSITION.size
 _UNFIT: Final = BOOK_STALE | BOOK_CROSSED | BOOK_HALTED | BOOK_INCOMPLETE | BOOK_FAULTY  # one-sided: see R5
 _MARKET_MARKS: Final = BOOK_STALE | BOOK_INCOMPLETE  # what the cell of locate 0 says of every book
 _TOKEN: Final = 1_000_000_000
+_SOON_NS: Final = 1 << 40  # some 18 minutes: no rate within LIMIT_BOUNDS fills an int64 in it
 _BP: Final = 10_000
 _RETURN_MAX: Final = 1e9  # a forecast beyond it is as insane as an infinite one
 
@@ -208,9 +209,9 @@ def credit_now(risk: int, now_ns: int) -> int:
     rate, full = _limit(risk, _LIMITS.rate_per_s), _limit(risk, _LIMITS.rate_burst) * _TOKEN
     credit = min(load_i64(risk + _RISK.credit), full)
     elapsed = max(now_ns - load_i64(risk + _RISK.refilled_ns), 0)
-    if rate < 1 or elapsed > (full - credit) // rate:
-        return full if rate > 0 else credit
-    return credit + elapsed * rate
+    if elapsed < _SOON_NS or rate < 1:
+        return min(credit + min(elapsed, _SOON_NS) * rate, full)
+    return full if elapsed > (full - credit) // rate else credit + elapsed * rate
 
 
 @inlined
@@ -319,7 +320,7 @@ def check(risk: int, intent: int, now_ns: int) -> int:
     if of_symbol >= _limit(risk, _LIMITS.symbol_open_orders_max):
         return _deny(risk, OPEN_ORDERS, of_symbol, _limit(risk, _LIMITS.symbol_open_orders_max))
     lot = max(_limit(risk, _LIMITS.lot_qty), 1)
-    is_odd = qty < lot or qty % lot != 0
+    is_odd = qty < lot or (lot > 1 and qty % lot != 0)
     if qty > _limit(risk, _LIMITS.qty_max) or (is_odd and not _closes_all(position, intent)):
         return _deny(risk, QTY, qty, _limit(risk, _LIMITS.qty_max))
     notional = qty * load_i64(intent + _INTENT.px)

@@ -63,7 +63,7 @@ from nimbus.orders.risk import (
 from nimbus.orders.state import ORDERS, count, notify_denial
 from nimbus.orders.states import PENDING_NEW_STATUS, is_final
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import clear, load_i64, load_u8, load_u16, store_i64, store_u8, store_u16, store_u32
+from ringbuf.memory import clear, load_i64, load_u8, load_u16, store_i64, store_u8, store_u16
 from ringbuf.spsc import claim, publish
 
 _ORDERS, _ORDER, _INTENT, _RISK, _WIRE, _CODEC = ORDERS.at, ORDER.at, INTENT.at, RISK.at, WIRE.at, CODEC.at
@@ -104,8 +104,7 @@ def _hand_over(orders: int, wire: int, order: int, size: int, now_ns: int) -> No
     """Complete a WIRE slot and make it visible: the message has left, its number is used."""
     store_i64(wire + _WIRE.due_ns, now_ns)
     store_i64(wire + _WIRE.order, load_i64(order + _ORDER.number))
-    store_u32(wire + _WIRE.size, size)
-    store_u32(wire + _WIRE.pad, 0)
+    store_i64(wire + _WIRE.size, size)  # and pad
     store_i64(wire + _WIRE.pad2, 0)
     store_i64(orders + _ORDERS.next_seq, load_i64(orders + _ORDERS.next_seq) + 1)
     publish(load_i64(orders + _ORDERS.out))
