@@ -146,9 +146,9 @@ def put_char(at: int, char: int) -> int:
 
 
 @inlined
-def base32(value: int) -> int:
-    """Return the low 40 bits as eight base-32 characters, highest digit in the lowest byte."""
-    twenties = ((value >> 20) & 0xFFFFF) | ((value & 0xFFFFF) << 32)
+def base32(high: int, low: int) -> int:
+    """Return the low 20 bits of both as four base-32 characters each, highest digit in the lowest byte."""
+    twenties = (high & 0xFFFFF) | ((low & 0xFFFFF) << 32)
     tens = ((twenties >> 10) & 0x000003FF000003FF) | ((twenties & 0x000003FF000003FF) << 16)
     fives = ((tens >> 5) & 0x001F001F001F001F) | ((tens & 0x001F001F001F001F) << 8)
     letters = ((fives + 0x3636363636363636) >> 6) & 0x0101010101010101  # 1 where the digit is 10 or more
@@ -175,7 +175,7 @@ def _put_words(at: int, first: int, second: int) -> int:
 @inlined
 def put_id(at: int, epoch: int, number: int) -> int:
     """Write 16 characters: 4 for the run epoch (20 bits), 12 for number (60 bits)."""
-    return _put_words(at, base32((epoch << 20) | (number >> 40)), base32(number))
+    return _put_words(at, base32(epoch, number >> 40), base32(number >> 20, number))
 
 
 @inlined
