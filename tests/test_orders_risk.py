@@ -11,7 +11,7 @@ from reference import risk as twin
 from nimbus.fix.tags import PX_MAX, QTY_MAX
 from nimbus.messages import BUY, REDUCING, SELL
 from nimbus.orders import kill_switch
-from nimbus.orders.risk import LIMIT_BOUNDS, Reason, check, credit_now, spend
+from nimbus.orders.risk import LIMIT_BOUNDS, Reason, check, spend
 
 RIG = Rig(day_orders_max=64, open_orders_max=8)
 RISK = RIG.orders._state[0]["risk"]
@@ -169,13 +169,13 @@ def test_the_token_bucket_is_exact_over_any_pauses(rate, burst, steps):
     RIG.orders.kill_switch.set(kill_switch.OPERATOR, 1)
     row = RIG.orders._risk[0]
     row["credit"], row["refilled_ns"] = 0, 0
-    check(int(RISK), RIG.intent(), 0)  # takes the limits over
     now_ns, tokens, last = 0, Decimal(0), 0
     for step in steps:
         now_ns = max(now_ns + step, 0)
         tokens = twin.tokens_now(tokens, now_ns - last, limits)
         last = max(last, now_ns)
-        assert credit_now(int(RISK), now_ns) == tokens * 10**9
+        check(int(RISK), RIG.intent(), now_ns)
+        assert row["credit_seen"] == tokens * 10**9
         spend(int(RISK), now_ns)
         tokens = max(tokens - 1, Decimal(0))
 

@@ -51,7 +51,7 @@ FORM = record(
     i8  tag103      OrdRejReason
     i8  tag102      CxlRejReason
     2i8 pad         zero
-    {TEXT_MAX}u1 text  the message up to and with "55=", placeholders in every patched value
+    {TEXT_MAX}u1 text  the message up to and with "55=", zero bytes for every patched value
     """,
 )
 TEMPLATE = record(
@@ -59,7 +59,8 @@ TEMPLATE = record(
     f"""
     i8  symbol      the symbol it was rendered for, as in the directory; 0 = not rendered
     i8  size        bytes of text
-    6i8 pad         zero
+    i8  sum         sum of the bytes that CheckSum(10) counts and nobody patches
+    5i8 pad         zero
     {TEXT_MAX}u1 text  a whole message
     """,
 )
@@ -127,9 +128,8 @@ def _form_text(
 ) -> tuple[bytes, dict[str, int]]:
     """Return a form's text up to and with "55=", and the offset of each value to patch."""
     sender, target = comp_ids
-    blank = {
-        "seq": "0" * 9, "stamp": "0" * STAMP_SIZES[digits], "id": "0" * ID_SIZE, "qty": "0" * 7,
-        "px": "000000.0000", "char": "0", "pair": "00",
+    widths = {
+        "seq": 9, "stamp": STAMP_SIZES[digits], "id": ID_SIZE, "qty": 7, "px": 11, "char": 1, "pair": 2,
     }  # fmt: skip
     text, offsets = "8=FIX.4.4\x019=0000\x01", {"tag9": 12}
     header = f"35={msg_type} 34:seq 49={sender} 52:stamp 56={target}"
@@ -137,7 +137,7 @@ def _form_text(
         if ":" in field:
             tag, kind = field.split(":")
             offsets[f"tag{tag}"] = len(text) + len(tag) + 1
-            field = f"{tag}={blank[kind]}"  # noqa: PLW2901
+            field = f"{tag}=" + "\0" * widths[kind]  # noqa: PLW2901
         text += f"{field}\x01"
     return text.encode("ascii"), offsets | {"body_at": 17}
 
@@ -205,3 +205,4 @@ class Codec:
         text = text.replace(b"9=0000\x01", b"9=%04d\x01" % length, 1) + _TRAILER[1:]
         template["text"][: len(text)] = list(text)
         template["size"] = len(text)
+        template["sum"] = sum(text[: 1 - len(_TRAILER)])

@@ -1,8 +1,12 @@
 """Fixed-width text in registers: decimal digits, base-32 identifiers, UTC timestamps.
 
 Eight characters are made at once, each in its own byte of one int64 (SWAR), and stored with one
-instruction.  Division by 100 and by 10 inside lanes is a multiplication and a shift that is exact for
-the lane's range: 10486 / 2**20 below 10**4, 103 / 2**10 below 100, 109951163 / 2**40 below 10**8.
+instruction.  Division is a multiplication and a shift (Python's `//` also minds the sign) that is exact for
+the range at hand.  By 10: 103 / 2**10 below 100.  By 100: 10486 / 2**20 below 10**4.  By 10**3: 1099511628 /
+2**40 below 10**9.  By 10**4: 109951163 / 2**40 below 10**8; a sixteenth of it by 625: 1759218605 / 2**40
+below 10**10.  By 10**8: 1441151881 / 2**57 below 10**9.
+Each `put_` returns the sum of the bytes it has written, for CheckSum(10): they stand in a register still,
+while reading a message back that was written in pieces waits for its stores.
 Nobody here checks a range: that happens once, at the door (template.py).  No sum and no product leaves
 int64 on the way: Numba compiles them as "no signed wrap", so an overflow is not a wrong digit but undefined.
 """
@@ -11,9 +15,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from nimbus.fix.tags import ID_SIZE
+from nimbus.fix.tags import ID_SIZE, SOH
+from ringbuf.atomics import load_relaxed, store_relaxed
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import load_i64, load_u8, store_i64, store_u8, store_u16, store_u32
+from ringbuf.memory import (
+    load_i64,
+    load_u8,
+    load_u32,
+    store_i64,
+    store_u8,
+    store_u16,
+    store_u32,
+    wrapping_multiply,
+)
 from ringbuf.records import record
 
 SECOND_NS: Final = 1_000_000_000
@@ -26,77 +40,118 @@ STAMP = record(
     """
     i8  second_ns  start of the second that the text shows; SECOND_NEVER = none
     i8  day        its day since 1970-01-01
-    24u1 text      YYYYMMDD-HH:MM:SS of it
-    24u1 pad       zero
+    i8  sum        sum of the first 16 bytes of the text
+    i8  now_ns     the time that the second was rendered for
+    32u1 text      YYYYMMDD-HH:MM:SS.fffffffff as set last
     """,
 )
 SECOND_NEVER: Final = -(1 << 62)
 
 _STAMP = STAMP.at
-_DOT = ord(".")
+_DOT: Final = ord(".")
+_ZERO: Final = ord("0")
+_ZEROS: Final = _ZERO * 0x0101010101010101
+_LAST_AT: Final = 16  # of the text of a STAMP: last digit of the second, dot, six digits
+
+
+@inlined
+def _lanes(word: int) -> int:
+    """Add the eight bytes of a word in pairs: four 16-bit lanes, which may be summed over 32 words."""
+    return (word & 0x00FF00FF00FF00FF) + ((word >> 8) & 0x00FF00FF00FF00FF)
+
+
+@inlined
+def _fold(lanes: int) -> int:
+    """Return the sum of four lanes, which is below 65536."""
+    return (wrapping_multiply(lanes, 0x0001000100010001) >> 48) & 0xFFFF
+
+
+@inlined
+def _sum_of_digits(values: int) -> int:
+    """Return the sum of eight bytes of 0-9."""
+    return (values * 0x0101010101010101) >> 56
 
 
 @inlined
 def digits4(value: int) -> int:
     """Return four digits as four bytes of text; 0 <= value < 10**4."""
-    pairs = (value * 10_486) >> 20
-    pairs |= (value - 100 * pairs) << 16
+    hundreds = (value * 10_486) >> 20
+    pairs = (value << 16) + hundreds * (1 - (100 << 16))
     tens = ((pairs * 103) >> 10) & 0x000F000F
-    return (tens | ((pairs - 10 * tens) << 8)) + 0x30303030
+    return (pairs << 8) + tens * (1 - (10 << 8)) + 0x30303030
+
+
+@inlined
+def values8(value: int) -> int:
+    """Return eight digits as eight bytes of 0-9, first digit in the lowest byte; 0 <= value < 10**8.
+
+    Each step splits its lanes in two, quotient | rest << width: in one product, since the rest is
+    lane - divisor x quotient.
+    """
+    high = (value * 109_951_163) >> 40
+    fours = (value << 32) + high * (1 - (10_000 << 32))
+    hundreds = ((fours * 10_486) >> 20) & 0x0000007F0000007F
+    pairs = (fours << 16) + hundreds * (1 - (100 << 16))
+    tens = ((pairs * 103) >> 10) & 0x000F000F000F000F
+    return (pairs << 8) + tens * (1 - (10 << 8))
 
 
 @inlined
 def digits8(value: int) -> int:
     """Return eight digits as eight bytes of text, first digit in the lowest byte; 0 <= value < 10**8."""
-    high = (value * 109_951_163) >> 40
-    fours = high | ((value - 10_000 * high) << 32)
-    hundreds = ((fours * 10_486) >> 20) & 0x0000007F0000007F
-    pairs = hundreds | ((fours - 100 * hundreds) << 16)
-    tens = ((pairs * 103) >> 10) & 0x000F000F000F000F
-    return (tens | ((pairs - 10 * tens) << 8)) + 0x3030303030303030
+    return values8(value) + _ZEROS
 
 
 @inlined
-def put_qty(at: int, value: int) -> None:
-    """Write 7 digits; 0 <= value < 10**7."""
-    text = digits8(value) >> 8
-    store_u32(at, text)
-    store_u32(at + 3, text >> 24)
+def put_qty(at: int, value: int) -> int:
+    """Write 7 digits in front of the SOH that follows them; 0 <= value < 10**7."""
+    values = values8(value)
+    store_i64(at, (values >> 8) + ((_ZEROS >> 8) | (SOH << 56)))
+    return _sum_of_digits(values) + 7 * _ZERO
 
 
 @inlined
-def put_px(at: int, px: int) -> None:
+def put_px(at: int, px: int) -> int:
     """Write 6 digits, a dot and 4 digits; 0 <= px < 10**10 in 1/10,000."""
-    whole = px // 10_000
-    fraction = digits4(px - whole * 10_000)
-    store_i64(at, (digits8(whole) >> 16) & 0xFFFFFFFFFFFF | (_DOT << 48) | ((fraction & 0xFF) << 56))
+    whole = ((px >> 4) * 1_759_218_605) >> 40
+    values, fraction = values8(whole), digits4(px - whole * 10_000)
+    store_i64(at, (values >> 16) + ((_ZEROS >> 16) | (_DOT << 48)) + ((fraction & 0xFF) << 56))
     store_u32(at + 7, fraction)
+    return _sum_of_digits(values) + 6 * _ZERO + _DOT + _fold(_lanes(fraction))
 
 
 @inlined
-def put_seq(at: int, value: int) -> None:
+def put_seq(at: int, value: int) -> int:
     """Write 9 digits; 0 <= value < 10**9."""
-    first = value // 100_000_000
-    store_u8(at, first + 48)
-    store_i64(at + 1, digits8(value - first * 100_000_000))
+    first = (value * 1_441_151_881) >> 57
+    values = values8(value - first * 100_000_000)
+    store_u8(at, first + _ZERO)
+    store_i64(at + 1, values + _ZEROS)
+    return first + _sum_of_digits(values) + 9 * _ZERO
 
 
 @inlined
-def put_3digits(at: int, value: int) -> None:
-    """Write 3 digits; 0 <= value < 1000."""
-    text = digits4(value) >> 8
-    store_u16(at, text)
-    store_u8(at + 2, text >> 16)
+def put_pair(at: int, value: int) -> int:
+    """Write 2 digits; 0 <= value < 100."""
+    digits = digits4(value) >> 16
+    store_u16(at, digits)
+    return (digits & 0xFF) + (digits >> 8)
 
 
 @inlined
-def base32(value: int) -> int:
-    """Return the low 40 bits as eight base-32 characters, highest digit in the lowest byte."""
-    twenties = ((value >> 20) & 0xFFFFF) | ((value & 0xFFFFF) << 32)
+def put_char(at: int, char: int) -> int:
+    """Write one byte."""
+    store_u8(at, char)
+    return char
+
+
+@inlined
+def base32(high: int, low: int) -> int:
+    """Return the low 20 bits of both as four base-32 characters each, highest digit in the lowest byte."""
+    twenties = (high & 0xFFFFF) | ((low & 0xFFFFF) << 32)
     tens = ((twenties >> 10) & 0x000003FF000003FF) | ((twenties & 0x000003FF000003FF) << 16)
     fives = ((tens >> 5) & 0x001F001F001F001F) | ((tens & 0x001F001F001F001F) << 8)
-    above = fives + 0x0606060606060606
-    letters = ((above >> 4) | (above >> 5)) & 0x0101010101010101  # 1 where the digit is 10 or more
+    letters = ((fives + 0x3636363636363636) >> 6) & 0x0101010101010101  # 1 where the digit is 10 or more
     return fives + 0x3030303030303030 + letters * 7
 
 
@@ -111,10 +166,22 @@ def unbase32(text: int) -> int:
 
 
 @inlined
-def put_id(at: int, epoch: int, number: int) -> None:
+def _put_words(at: int, first: int, second: int) -> int:
+    store_i64(at, first)
+    store_i64(at + ID_SIZE // 2, second)
+    return _fold(_lanes(first) + _lanes(second))
+
+
+@inlined
+def put_id(at: int, epoch: int, number: int) -> int:
     """Write 16 characters: 4 for the run epoch (20 bits), 12 for number (60 bits)."""
-    store_i64(at, base32((epoch << 20) | (number >> 40)))
-    store_i64(at + ID_SIZE // 2, base32(number))
+    return _put_words(at, base32(epoch, number >> 40), base32(number >> 20, number))
+
+
+@inlined
+def copy_id(at: int, source: int) -> int:
+    """Write the 16 characters at source."""
+    return _put_words(at, load_i64(source), load_i64(source + ID_SIZE // 2))
 
 
 @inlined
@@ -127,27 +194,19 @@ def id_number(at: int) -> int:
 def byte_sum(buf: int, size: int) -> int:
     """Return the sum of size >= 8 bytes, modulo 65536 (FIX takes it modulo 256).
 
-    Eight bytes a step in four 16-bit lanes; lanes are folded every 512 bytes, before one can overflow.
+    Eight bytes a step in four 16-bit lanes; lanes are folded every 256 bytes, before their sum can overflow.
     """
-    lanes_mask = 0x00FF00FF00FF00FF
     total, at, end = 0, buf, buf + size - 8
     while at <= end:
-        stop = min(end, at + 504)
+        stop = min(end, at + 248)
         lanes = 0
         while at <= stop:
-            word = load_i64(at)
-            lanes += (word & lanes_mask) + ((word >> 8) & lanes_mask)
+            lanes += _lanes(load_i64(at))
             at += 8
-        total += (
-            (lanes & 0xFFFF) + ((lanes >> 16) & 0xFFFF) + ((lanes >> 32) & 0xFFFF) + ((lanes >> 48) & 0xFFFF)
-        )
+        total += _fold(lanes)
     rest = end + 8 - at
     if rest > 0:  # the last 1-7 bytes: load the last eight, drop those already counted
-        word = ((load_i64(end) >> 8) & 0x00FFFFFFFFFFFFFF) >> (56 - 8 * rest)
-        lanes = (word & lanes_mask) + ((word >> 8) & lanes_mask)
-        total += (
-            (lanes & 0xFFFF) + ((lanes >> 16) & 0xFFFF) + ((lanes >> 32) & 0xFFFF) + ((lanes >> 48) & 0xFFFF)
-        )
+        total += _fold(_lanes(((load_i64(end) >> 8) & 0x00FFFFFFFFFFFFFF) >> (56 - 8 * rest)))
     return total & 0xFFFF
 
 
@@ -177,8 +236,13 @@ def date_of_days(days: int) -> int:
 
 
 @kernel
-def render_second(stamp: int, now_ns: int) -> int:
-    """Write the second of now_ns >= 0 into stamp (the date only when the day changes); return its rest."""
+def render_second(stamp: int) -> int:
+    """Write the second of STAMP.now_ns >= 0 into stamp (the date only when the day changes); return its rest.
+
+    The time comes through memory: from an argument the compiler would work out date and clock ahead, for
+    every message of its caller's loop, since nothing but the stores must wait for the new second.
+    """
+    now_ns = load_relaxed(stamp + _STAMP.now_ns)
     second = now_ns // SECOND_NS
     day = second // DAY_S
     of_day = second - day * DAY_S
@@ -194,39 +258,69 @@ def render_second(stamp: int, now_ns: int) -> int:
     store_u16(text + 12, digits >> 32)
     store_u8(text + 14, ord(":"))
     store_u16(text + 15, digits >> 48)
+    store_i64(stamp + _STAMP.sum, _fold(_lanes(load_i64(text)) + _lanes(load_i64(text + 8))))
     store_i64(stamp + _STAMP.second_ns, second * SECOND_NS)
     return now_ns - second * SECOND_NS
 
 
 @inlined
-def since_second(stamp: int, now_ns: int) -> int:
+def _since_second(stamp: int, now_ns: int) -> int:
     """Bring stamp to the second of now_ns >= 0; return the nanoseconds since it began."""
     rest = now_ns - load_i64(stamp + _STAMP.second_ns)
     if rest < 0 or rest >= SECOND_NS:
-        rest = render_second(stamp, now_ns)
+        store_relaxed(stamp + _STAMP.now_ns, now_ns)
+        rest = render_second(stamp)
     return rest
 
 
 @inlined
-def put_stamp(at: int, stamp: int, fraction_ns: int, digits: int) -> None:
-    """Write the second of stamp with 0, 3, 6 or 9 digits of its fraction (cut, not rounded)."""
+def set_stamp(stamp: int, now_ns: int, digits: int) -> int:
+    """Bring the text of stamp to now_ns >= 0, with 0, 3, 6 or 9 digits of the fraction (cut, not rounded).
+
+    Returns the sum of its bytes.
+    """
+    fraction_ns, text = _since_second(stamp, now_ns), stamp + _STAMP.text
+    micros = (fraction_ns * 1_099_511_628) >> 40
+    last = load_u8(text + _LAST_AT) + (_DOT << 8) + values8(micros) + (_ZEROS >> 16 << 16)
+    if digits == 3:
+        last &= 0xFFFFFFFFFF
+    elif digits == 0:
+        last &= 0xFF
+    store_i64(text + _LAST_AT, last)
+    total = load_i64(stamp + _STAMP.sum) + _fold(_lanes(last))
+    if digits == 9:
+        nanos = digits4(fraction_ns - micros * 1000) >> 8
+        store_u32(text + _LAST_AT + 8, nanos)
+        total += _fold(_lanes(nanos))
+    return total
+
+
+@inlined
+def put_stamp(at: int, stamp: int, digits: int) -> None:
+    """Write the text of stamp, as set_stamp() has set it for as many digits."""
     text = stamp + _STAMP.text
     store_i64(at, load_i64(text))
     store_i64(at + 8, load_i64(text + 8))
-    store_u8(at + 16, load_u8(text + 16))
-    if digits:
-        eight = fraction_ns // 10
-        fraction = digits8(eight)
-        if digits == 9:
-            store_i64(
-                at + 19, ((fraction >> 8) & 0x00FFFFFFFFFFFFFF) | ((fraction_ns - 10 * eight + 48) << 56)
-            )
-        if digits == 6:
-            store_u32(at + 20, fraction >> 16)
-        store_u32(at + 17, (fraction << 8) | _DOT)
+    last = load_i64(text + _LAST_AT)
+    if digits >= 6:
+        store_i64(at + _LAST_AT, last)
+    else:
+        store_u8(at + _LAST_AT, last)
+    if digits == 3:
+        store_u32(at + _LAST_AT + 1, last >> 8)
+    elif digits == 9:
+        nanos = load_u32(text + _LAST_AT + 8)
+        store_u16(at + _LAST_AT + 8, nanos)
+        store_u8(at + _LAST_AT + 10, nanos >> 16)
+
+
+@inlined
+def put_check_sum(at: int, total: int) -> None:
+    """Write the three digits of CheckSum(10) and the SOH that ends a message."""
+    store_u32(at, (digits4(total & 0xFF) >> 8) | (SOH << 24))
 
 
 @inlined
 def check_digits(target: int, size: int) -> None:
-    """Write CheckSum(10) of a whole message into its last four bytes but one."""
-    put_3digits(target + size - 4, byte_sum(target, size - 7) & 0xFF)
+    """Write the CheckSum(10) of a whole message into its last four bytes."""
+    put_check_sum(target + size - 4, byte_sum(target, size - 7))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from nimbus.fix.digits import STAMP, check_digits, put_stamp, since_second
+from nimbus.fix.digits import STAMP, check_digits, put_stamp, set_stamp
 from nimbus.messages import SESSION_BYTES_MAX, SESSION_OUT
 from ringbuf.jit import inlined, kernel
 from ringbuf.memory import copy, load_i64, load_u32, store_u8, store_u16, store_u32
@@ -87,7 +87,7 @@ def encode_session(target: int, labels: int, out: int, seq: int, new_seq: int, n
     """
     inner = target + HEAD_MAX
     stamp = labels + _LABELS.stamp
-    fraction_ns = since_second(stamp, now_ns)
+    set_stamp(stamp, now_ns, SESSION_DIGITS)
     at = _put_type(inner, load_u32(out + _OUT.msg_type))
     store_u8(at, _SOH)
     at = _put_field(at + 1, _34, seq)
@@ -98,7 +98,7 @@ def encode_session(target: int, labels: int, out: int, seq: int, new_seq: int, n
         at -= 1  # the label of 49 begins with SOH
     text_size = load_i64(labels + _LABELS.sender_size)
     at = _put_text(at, labels + _LABELS.sender, text_size)
-    put_stamp(at, stamp, fraction_ns, SESSION_DIGITS)
+    put_stamp(at, stamp, SESSION_DIGITS)
     time_at = at
     at = _put_text(at + STAMP_SIZE, labels + _LABELS.target, load_i64(labels + _LABELS.target_size))
     if new_seq:

@@ -1,8 +1,8 @@
 """Encode FIX 4.4 messages: a template per (symbol, form), copied and patched with fixed-width values.
 
 A kernel renders a template at its first use, and again should the symbol of a locate change.  The date and
-clock of 52 and 60 are text that changes once a second; the sum of CheckSum(10) is taken over the whole
-message each time (an incremental sum was no faster, and this one heals itself).
+clock of 52 and 60 are text that changes once a second.  CheckSum(10) is the sum of the template, which is
+taken whenever it is rendered, and of each value that is put into it.
 
 `padding = "fixed"` is this file; a minimal-width encoder would stand beside it with the same signatures.
 A value that does not fit its width is refused (DOES_NOT_FIT), never cut.
@@ -27,11 +27,23 @@ from nimbus.fix.codec import (
     TEMPLATE,
     TRADE,
 )
-from nimbus.fix.digits import check_digits, digits4, put_id, put_px, put_qty, put_seq, put_stamp, since_second
+from nimbus.fix.digits import (
+    byte_sum,
+    copy_id,
+    digits4,
+    put_char,
+    put_check_sum,
+    put_id,
+    put_pair,
+    put_px,
+    put_qty,
+    put_seq,
+    put_stamp,
+    set_stamp,
+)
 from nimbus.fix.tags import (
     BAD_FORM,
     DOES_NOT_FIT,
-    ID_SIZE,
     MSG_SEQ_NUM_MAX,
     NO_SYMBOL,
     PX_MAX,
@@ -40,11 +52,14 @@ from nimbus.fix.tags import (
 )
 from nimbus.messages import BUY, ORDER, SELL, TIF_DAY, TIF_IOC
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import copy, load_i64, load_u8, load_u16, store_i64, store_u8, store_u16, store_u32
+from ringbuf.memory import copy, copy_line, load_i64, load_u8, load_u16, store_i64, store_u8, store_u32
+from ringbuf.records import CACHE_LINE
 
 _FORM, _TEMPLATE, _CODEC, _REPORT, _ORDER = FORM.at, TEMPLATE.at, CODEC.at, REPORT.at, ORDER.at
 _FORM_SIZE: Final = FORM.size
 _TEMPLATE_SIZE: Final = TEMPLATE.size
+_TRAILER_SIZE: Final = 7  # 10=nnn and SOH
+_FIRST_SIZE: Final = 4 * CACHE_LINE  # copied of every template, without a loop: an order is not longer
 
 
 @kernel
@@ -67,52 +82,58 @@ def render(template: int, form: int, symbol: int) -> int:
         length += 1
     if length == 0:
         return NO_SYMBOL
-    size += length
-    store_u8(text + size, SOH)
-    store_u32(text + size + 1, 0x303D3031)  # 10=0
-    store_u16(text + size + 5, 0x3030)
-    store_u8(text + size + 7, SOH)
-    store_u32(text + load_i64(form + _FORM.tag9), digits4(size + 1 - load_i64(form + _FORM.body_at)))
-    store_i64(template + _TEMPLATE.size, size + 8)
+    size += length + 1
+    store_u8(text + size - 1, SOH)
+    store_u32(text + size, 0x003D3031)  # 10=, the rest is put there for each message
+    store_u32(text + load_i64(form + _FORM.tag9), digits4(size - load_i64(form + _FORM.body_at)))
+    store_i64(template + _TEMPLATE.sum, byte_sum(text, size))
+    store_i64(template + _TEMPLATE.size, size + _TRAILER_SIZE)
     store_i64(template + _TEMPLATE.symbol, symbol)
     return template
 
 
 @inlined
-def _start(codec: int, target: int, locate: int, form_index: int, seq: int, now_ns: int) -> int:
-    """Copy the template of (locate, form) to target, patch 34 and 52; return its size or a refusal."""
+def _form(codec: int, index: int) -> int:
+    return load_i64(codec + _CODEC.forms) + index * _FORM_SIZE
+
+
+@inlined
+def _template(codec: int, locate: int, index: int, seq: int, now_ns: int) -> int:
+    """Return the template of (locate, form) for a message that can be numbered and dated, or a refusal."""
     if seq < 1 or seq > MSG_SEQ_NUM_MAX or now_ns < 0:
         return DOES_NOT_FIT
     if locate >= load_i64(codec + _CODEC.symbols_max):
         return NO_SYMBOL
-    count = load_i64(codec + _CODEC.forms_count)
-    form = load_i64(codec + _CODEC.forms) + form_index * _FORM_SIZE
-    template = load_i64(codec + _CODEC.templates) + (locate * count + form_index) * _TEMPLATE_SIZE
+    place = locate * load_i64(codec + _CODEC.forms_count) + index
+    template = load_i64(codec + _CODEC.templates) + place * _TEMPLATE_SIZE
     if locate:
         symbol = load_i64(load_i64(codec + _CODEC.symbols) + locate * load_i64(codec + _CODEC.symbols_stride))
         if symbol == 0 or symbol != load_i64(template + _TEMPLATE.symbol):
-            template = render(template, form, symbol)
-            if template < 0:
-                return template
-    size = load_i64(template + _TEMPLATE.size)
-    copy(target, template + _TEMPLATE.text, size)
-    put_seq(target + load_i64(form + _FORM.tag34), seq)
+            return render(template, _form(codec, index), symbol)
+    return template
+
+
+@inlined
+def _start(codec: int, target: int, template: int, form: int, seq: int, now_ns: int) -> int:
+    """Copy a template to target, put 34, 52 and 60 into it; return the sum of the bytes so far."""
+    text = template + _TEMPLATE.text
+    for at in range(0, _FIRST_SIZE, CACHE_LINE):
+        copy_line(target + at, text + at)
+    for at in range(_FIRST_SIZE, load_i64(template + _TEMPLATE.size), CACHE_LINE):
+        copy_line(target + at, text + at)
     stamp, digits = load_i64(codec + _CODEC.stamp), load_i64(codec + _CODEC.digits)
-    fraction_ns = since_second(stamp, now_ns)
-    put_stamp(target + load_i64(form + _FORM.tag52), stamp, fraction_ns, digits)
-    put_stamp(target + load_i64(form + _FORM.tag60), stamp, fraction_ns, digits)
+    total = load_i64(template + _TEMPLATE.sum) + 2 * set_stamp(stamp, now_ns, digits)
+    put_stamp(target + load_i64(form + _FORM.tag52), stamp, digits)
+    put_stamp(target + load_i64(form + _FORM.tag60), stamp, digits)
+    return total + put_seq(target + load_i64(form + _FORM.tag34), seq)
+
+
+@inlined
+def _finish(target: int, template: int, total: int) -> int:
+    """Put the sum of all bytes into 10; return the size of the message."""
+    size = load_i64(template + _TEMPLATE.size)
+    put_check_sum(target + size - 4, total)
     return size
-
-
-@inlined
-def _copy_id(target: int, source: int) -> None:
-    store_i64(target, load_i64(source))
-    store_i64(target + ID_SIZE // 2, load_i64(source + ID_SIZE // 2))
-
-
-@inlined
-def _form(codec: int, form_index: int) -> int:
-    return load_i64(codec + _CODEC.forms) + form_index * _FORM_SIZE
 
 
 @kernel
@@ -128,15 +149,15 @@ def encode_new_order(codec: int, target: int, order: int, seq: int, now_ns: int)
     if side not in (BUY, SELL) or tif not in (TIF_DAY, TIF_IOC) or load_u16(order + _ORDER.locate) == 0:
         return BAD_FORM
     index = NEW_ORDER + 2 * (side == SELL) + (tif == TIF_IOC)
-    size = _start(codec, target, load_u16(order + _ORDER.locate), index, seq, now_ns)
-    if size < 0:
-        return size
+    template = _template(codec, load_u16(order + _ORDER.locate), index, seq, now_ns)
+    if template < 0:
+        return template
     form = _form(codec, index)
-    _copy_id(target + load_i64(form + _FORM.tag11), order + _ORDER.cl_ord_id)
-    put_qty(target + load_i64(form + _FORM.tag38), qty)
-    put_px(target + load_i64(form + _FORM.tag44), px)
-    check_digits(target, size)
-    return size
+    total = _start(codec, target, template, form, seq, now_ns)
+    total += copy_id(target + load_i64(form + _FORM.tag11), order + _ORDER.cl_ord_id)
+    total += put_qty(target + load_i64(form + _FORM.tag38), qty)
+    total += put_px(target + load_i64(form + _FORM.tag44), px)
+    return _finish(target, template, total)
 
 
 @kernel
@@ -151,20 +172,15 @@ def encode_cancel(codec: int, target: int, order: int, seq: int, now_ns: int) ->
     if side not in (BUY, SELL) or load_u16(order + _ORDER.locate) == 0:
         return BAD_FORM
     index = CANCEL + (side == SELL)
-    size = _start(codec, target, load_u16(order + _ORDER.locate), index, seq, now_ns)
-    if size < 0:
-        return size
+    template = _template(codec, load_u16(order + _ORDER.locate), index, seq, now_ns)
+    if template < 0:
+        return template
     form = _form(codec, index)
-    _copy_id(target + load_i64(form + _FORM.tag11), order + _ORDER.cancel_id)
-    _copy_id(target + load_i64(form + _FORM.tag41), order + _ORDER.cl_ord_id)
-    put_qty(target + load_i64(form + _FORM.tag38), qty)
-    check_digits(target, size)
-    return size
-
-
-@inlined
-def _put_pair(at: int, value: int) -> None:
-    store_u16(at, digits4(value) >> 16)
+    total = _start(codec, target, template, form, seq, now_ns)
+    total += copy_id(target + load_i64(form + _FORM.tag11), order + _ORDER.cancel_id)
+    total += copy_id(target + load_i64(form + _FORM.tag41), order + _ORDER.cl_ord_id)
+    total += put_qty(target + load_i64(form + _FORM.tag38), qty)
+    return _finish(target, template, total)
 
 
 @inlined
@@ -196,31 +212,31 @@ def encode_report(codec: int, target: int, report: int, seq: int, now_ns: int) -
         index = REJECTED
     elif load_u8(report + _REPORT.orig_cl_ord_id):
         index = CANCELLED
-    size = _start(codec, target, load_u16(report + _REPORT.locate), index, seq, now_ns)
-    if size < 0:
-        return size
+    template = _template(codec, load_u16(report + _REPORT.locate), index, seq, now_ns)
+    if template < 0:
+        return template
     form = _form(codec, index)
-    _copy_id(target + load_i64(form + _FORM.tag11), report + _REPORT.cl_ord_id)
+    total = _start(codec, target, template, form, seq, now_ns)
+    total += copy_id(target + load_i64(form + _FORM.tag11), report + _REPORT.cl_ord_id)
     epoch = load_i64(codec + _CODEC.epoch)
-    put_id(target + load_i64(form + _FORM.tag37), epoch, load_i64(report + _REPORT.order_id))
-    put_id(target + load_i64(form + _FORM.tag17), epoch, load_i64(report + _REPORT.exec_id))
-    store_u8(target + load_i64(form + _FORM.tag150), exec_type)
-    store_u8(target + load_i64(form + _FORM.tag39), load_u8(report + _REPORT.ord_status))
-    store_u8(target + load_i64(form + _FORM.tag54), ord("1") + (side == SELL))
-    put_qty(target + load_i64(form + _FORM.tag38), load_i64(report + _REPORT.qty))
-    put_px(target + load_i64(form + _FORM.tag44), load_i64(report + _REPORT.px))
-    put_qty(target + load_i64(form + _FORM.tag151), leaves)
-    put_qty(target + load_i64(form + _FORM.tag14), cum)
-    put_px(target + load_i64(form + _FORM.tag6), average)
+    total += put_id(target + load_i64(form + _FORM.tag37), epoch, load_i64(report + _REPORT.order_id))
+    total += put_id(target + load_i64(form + _FORM.tag17), epoch, load_i64(report + _REPORT.exec_id))
+    total += put_char(target + load_i64(form + _FORM.tag150), exec_type)
+    total += put_char(target + load_i64(form + _FORM.tag39), load_u8(report + _REPORT.ord_status))
+    total += put_char(target + load_i64(form + _FORM.tag54), ord("1") + (side == SELL))
+    total += put_qty(target + load_i64(form + _FORM.tag38), load_i64(report + _REPORT.qty))
+    total += put_px(target + load_i64(form + _FORM.tag44), load_i64(report + _REPORT.px))
+    total += put_qty(target + load_i64(form + _FORM.tag151), leaves)
+    total += put_qty(target + load_i64(form + _FORM.tag14), cum)
+    total += put_px(target + load_i64(form + _FORM.tag6), average)
     if index == TRADE:
-        put_qty(target + load_i64(form + _FORM.tag32), load_i64(report + _REPORT.last_qty))
-        put_px(target + load_i64(form + _FORM.tag31), load_i64(report + _REPORT.last_px))
+        total += put_qty(target + load_i64(form + _FORM.tag32), load_i64(report + _REPORT.last_qty))
+        total += put_px(target + load_i64(form + _FORM.tag31), load_i64(report + _REPORT.last_px))
     elif index == CANCELLED:
-        _copy_id(target + load_i64(form + _FORM.tag41), report + _REPORT.orig_cl_ord_id)
+        total += copy_id(target + load_i64(form + _FORM.tag41), report + _REPORT.orig_cl_ord_id)
     elif index == REJECTED:
-        _put_pair(target + load_i64(form + _FORM.tag103), reason)
-    check_digits(target, size)
-    return size
+        total += put_pair(target + load_i64(form + _FORM.tag103), reason)
+    return _finish(target, template, total)
 
 
 @kernel
@@ -233,15 +249,15 @@ def encode_cancel_reject(codec: int, target: int, report: int, seq: int, now_ns:
     if reason > 99:
         return DOES_NOT_FIT
     index = CANCEL_REJECT if order_id else CANCEL_REJECT_UNKNOWN
-    size = _start(codec, target, 0, index, seq, now_ns)
-    if size < 0:
-        return size
+    template = _template(codec, 0, index, seq, now_ns)
+    if template < 0:
+        return template
     form = _form(codec, index)
+    total = _start(codec, target, template, form, seq, now_ns)
     if order_id:
-        put_id(target + load_i64(form + _FORM.tag37), load_i64(codec + _CODEC.epoch), order_id)
-    _copy_id(target + load_i64(form + _FORM.tag11), report + _REPORT.cl_ord_id)
-    _copy_id(target + load_i64(form + _FORM.tag41), report + _REPORT.orig_cl_ord_id)
-    store_u8(target + load_i64(form + _FORM.tag39), load_u8(report + _REPORT.ord_status))
-    _put_pair(target + load_i64(form + _FORM.tag102), reason)
-    check_digits(target, size)
-    return size
+        total += put_id(target + load_i64(form + _FORM.tag37), load_i64(codec + _CODEC.epoch), order_id)
+    total += copy_id(target + load_i64(form + _FORM.tag11), report + _REPORT.cl_ord_id)
+    total += copy_id(target + load_i64(form + _FORM.tag41), report + _REPORT.orig_cl_ord_id)
+    total += put_char(target + load_i64(form + _FORM.tag39), load_u8(report + _REPORT.ord_status))
+    total += put_pair(target + load_i64(form + _FORM.tag102), reason)
+    return _finish(target, template, total)

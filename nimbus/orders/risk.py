@@ -109,7 +109,8 @@ RISK = record(
     i8  refilled_ns     when credit was brought up to date
     i8  observed        last denial: what was seen
     i8  limit           last denial: what is allowed
-    3i8 pad             zero
+    i8  credit_seen     the credit at the time of this evaluation
+    2i8 pad             zero
     128u1 limits_copy   the LIMITS of this evaluation
     64u1 top_copy       the TOP_OF_BOOK of this evaluation
     """,
@@ -126,6 +127,7 @@ _POSITION_SIZE: Final = POSITION.size
 _UNFIT: Final = BOOK_STALE | BOOK_CROSSED | BOOK_HALTED | BOOK_INCOMPLETE | BOOK_FAULTY  # one-sided: see R5
 _MARKET_MARKS: Final = BOOK_STALE | BOOK_INCOMPLETE  # what the cell of locate 0 says of every book
 _TOKEN: Final = 1_000_000_000
+_SOON_NS: Final = 1 << 40  # some 18 minutes: no rate within LIMIT_BOUNDS fills an int64 in it
 _BP: Final = 10_000
 _RETURN_MAX: Final = 1e9  # a forecast beyond it is as insane as an infinite one
 
@@ -207,15 +209,15 @@ def credit_now(risk: int, now_ns: int) -> int:
     rate, full = _limit(risk, _LIMITS.rate_per_s), _limit(risk, _LIMITS.rate_burst) * _TOKEN
     credit = min(load_i64(risk + _RISK.credit), full)
     elapsed = max(now_ns - load_i64(risk + _RISK.refilled_ns), 0)
-    if rate < 1 or elapsed > (full - credit) // rate:
-        return full if rate > 0 else credit
-    return credit + elapsed * rate
+    if elapsed < _SOON_NS or rate < 1:
+        return min(credit + min(elapsed, _SOON_NS) * rate, full)
+    return full if elapsed > (full - credit) // rate else credit + elapsed * rate
 
 
-@kernel
+@inlined
 def spend(risk: int, now_ns: int) -> None:
-    """Take the rate token of an evaluated intent, accepted or denied; an empty bucket stays empty."""
-    store_i64(risk + _RISK.credit, max(credit_now(risk, now_ns) - _TOKEN, 0))
+    """Take the rate token of the intent evaluated last, accepted or denied; an empty bucket stays empty."""
+    store_i64(risk + _RISK.credit, max(load_i64(risk + _RISK.credit_seen) - _TOKEN, 0))
     store_i64(risk + _RISK.refilled_ns, max(now_ns, load_i64(risk + _RISK.refilled_ns)))
 
 
@@ -287,9 +289,12 @@ def _position_checks(risk: int, position: int, intent: int, state: int) -> int:
 def check(risk: int, intent: int, now_ns: int) -> int:
     """Evaluate a new order: 1, 24, 20, 15, 3, 4, 19, 5, 9, 2, 11.  Returns 0 or the reason.
 
-    A denial leaves what was seen and what is allowed in RISK.observed and RISK.limit.
+    A denial leaves what was seen and what is allowed in RISK.observed and RISK.limit.  For `spend`, the
+    credit is left in RISK.credit_seen.
     """
     version = seqlock.read(load_i64(risk + _RISK.limits), risk + _RISK.limits_copy, _LIMITS_SIZE)
+    credit = credit_now(risk, now_ns)
+    store_i64(risk + _RISK.credit_seen, credit)
     state = effective(load_i64(risk + _RISK.kill_switch))
     if not may_trade(state):
         return _deny(risk, HALTED, state, 0)
@@ -315,7 +320,7 @@ def check(risk: int, intent: int, now_ns: int) -> int:
     if of_symbol >= _limit(risk, _LIMITS.symbol_open_orders_max):
         return _deny(risk, OPEN_ORDERS, of_symbol, _limit(risk, _LIMITS.symbol_open_orders_max))
     lot = max(_limit(risk, _LIMITS.lot_qty), 1)
-    is_odd = qty < lot or qty % lot != 0
+    is_odd = qty < lot or (lot > 1 and qty % lot != 0)
     if qty > _limit(risk, _LIMITS.qty_max) or (is_odd and not _closes_all(position, intent)):
         return _deny(risk, QTY, qty, _limit(risk, _LIMITS.qty_max))
     notional = qty * load_i64(intent + _INTENT.px)
@@ -327,8 +332,8 @@ def check(risk: int, intent: int, now_ns: int) -> int:
     reason = _market_data(risk, top, intent, now_ns)
     if reason == PASSED:
         reason = _collar(risk, top, position, intent)
-    if reason == PASSED and credit_now(risk, now_ns) < _TOKEN:
-        reason = _deny(risk, RATE, credit_now(risk, now_ns), _TOKEN)
+    if reason == PASSED and credit < _TOKEN:
+        reason = _deny(risk, RATE, credit, _TOKEN)
     if reason == PASSED:
         reason = _position_checks(risk, position, intent, state)
     return reason

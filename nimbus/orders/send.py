@@ -63,7 +63,7 @@ from nimbus.orders.risk import (
 from nimbus.orders.state import ORDERS, count, notify_denial
 from nimbus.orders.states import PENDING_NEW_STATUS, is_final
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import clear, load_i64, load_u8, load_u16, store_i64, store_u8, store_u16, store_u32
+from ringbuf.memory import clear, load_i64, load_u8, load_u16, store_i64, store_u8, store_u16
 from ringbuf.spsc import claim, publish
 
 _ORDERS, _ORDER, _INTENT, _RISK, _WIRE, _CODEC = ORDERS.at, ORDER.at, INTENT.at, RISK.at, WIRE.at, CODEC.at
@@ -76,6 +76,15 @@ _KIND_ORDER: Final = int(RecordType.ORDER_OUT)
 _KIND_CANCEL: Final = int(RecordType.CANCEL_OUT)
 _KIND_DENIAL: Final = int(RecordType.DENIAL)
 _DUPLICATE: Final = int(Reason.DUPLICATE)
+
+# The small fields are one word of each record, written and read whole: what is read back at once (by the
+# journal's checksum for one) need not wait for the pieces.
+#   INTENT     locate strategy kind side tif tag
+#   ORDER      locate strategy side tif status pending, then tag
+#   ORDER_OUT  locate strategy side tif timestamp_digits tag
+_TO_STRATEGY: Final = 0xFFFFFFFF
+_SIDE_TIF: Final = 0xFFFF << 32
+_TO_TIF: Final = _TO_STRATEGY | _SIDE_TIF
 
 
 @inlined
@@ -95,15 +104,14 @@ def _hand_over(orders: int, wire: int, order: int, size: int, now_ns: int) -> No
     """Complete a WIRE slot and make it visible: the message has left, its number is used."""
     store_i64(wire + _WIRE.due_ns, now_ns)
     store_i64(wire + _WIRE.order, load_i64(order + _ORDER.number))
-    store_u32(wire + _WIRE.size, size)
-    store_u32(wire + _WIRE.pad, 0)
+    store_i64(wire + _WIRE.size, size)  # and pad
     store_i64(wire + _WIRE.pad2, 0)
     store_i64(orders + _ORDERS.next_seq, load_i64(orders + _ORDERS.next_seq) + 1)
     publish(load_i64(orders + _ORDERS.out))
 
 
 @inlined
-def _journal_order(orders: int, order: int, intent: int, now_ns: int) -> int:
+def _journal_order(orders: int, order: int, now_ns: int) -> int:
     payload, codec = orders + _ORDERS.payload, load_i64(orders + _ORDERS.codec)
     risk, locate = load_i64(orders + _ORDERS.risk), load_u16(order + _ORDER.locate)
     store_i64(payload + _OUT.order, load_i64(order + _ORDER.number))
@@ -116,12 +124,9 @@ def _journal_order(orders: int, order: int, intent: int, now_ns: int) -> int:
     store_i64(payload + _OUT.symbol, _symbol(codec, locate))
     store_i64(payload + _OUT.limits_version, load_i64(risk + _RISK.limits_copy + _LIMITS.version))
     store_i64(payload + _OUT.book_update, load_i64(risk + _RISK.top_copy + _TOP.update))
-    store_u16(payload + _OUT.locate, locate)
-    store_u16(payload + _OUT.strategy, load_u16(order + _ORDER.strategy))
-    store_u8(payload + _OUT.side, load_u8(order + _ORDER.side))
-    store_u8(payload + _OUT.tif, load_u8(order + _ORDER.tif))
-    store_u8(payload + _OUT.timestamp_digits, load_i64(codec + _CODEC.digits))
-    store_u8(payload + _OUT.tag, load_u8(intent + _INTENT.tag))
+    kept = load_i64(order + _ORDER.locate) & _TO_TIF
+    digits, tag = load_i64(codec + _CODEC.digits), load_u8(order + _ORDER.tag)
+    store_i64(payload + _OUT.locate, kept | digits << 48 | tag << 56)
     return append(load_i64(orders + _ORDERS.stream), _KIND_ORDER, payload, _OUT_SIZE, now_ns)
 
 
@@ -150,18 +155,15 @@ def write_new(orders: int, wire: int, intent: int, now_ns: int) -> int:
     store_i64(order + _ORDER.sent_ns, now_ns)
     store_i64(order + _ORDER.updated_ns, now_ns)
     store_i64(order + _ORDER.book_update, load_i64(intent + _INTENT.book_update))
-    store_u16(order + _ORDER.locate, load_u16(intent + _INTENT.locate))
-    store_u16(order + _ORDER.strategy, load_u16(intent + _INTENT.strategy))
-    store_u8(order + _ORDER.side, load_u8(intent + _INTENT.side))
-    store_u8(order + _ORDER.tif, load_u8(intent + _INTENT.tif))
-    store_u8(order + _ORDER.tag, load_u8(intent + _INTENT.tag))
-    store_u8(order + _ORDER.status, PENDING_NEW_STATUS)
-    store_u8(order + _ORDER.pending, PENDING_NEW)
+    small = load_i64(intent + _INTENT.locate)
+    kept = small & _TO_STRATEGY | small >> 8 & _SIDE_TIF
+    store_i64(order + _ORDER.locate, kept | PENDING_NEW_STATUS << 48 | PENDING_NEW << 56)
+    store_i64(order + _ORDER.tag, small >> 56 & 0xFF)
     seq = load_i64(orders + _ORDERS.next_seq)
     return int(encode_new_order(load_i64(orders + _ORDERS.codec), wire + _WIRE.bytes, order, seq, now_ns))
 
 
-@kernel
+@inlined
 def _send_new(orders: int, intent: int, now_ns: int) -> int:
     """Make and hand over the order of an intent that has passed; return PASSED or a reason, undone."""
     wire = claim(load_i64(orders + _ORDERS.out))
@@ -173,7 +175,7 @@ def _send_new(orders: int, intent: int, now_ns: int) -> int:
         _observe(orders, FIELD_TEXT)
         return INSANE
     order = next_order(load_i64(orders + _ORDERS.pool))
-    if _journal_order(orders, order, intent, now_ns) == 0:
+    if _journal_order(orders, order, now_ns) == 0:
         _observe(orders, JOURNAL_LOW)
         return SESSION_DOWN
     _reserve(orders, order)
