@@ -14,7 +14,19 @@ from nimbus.feed.state import FEED, OK, SUBSCRIPTION, bump, refuse
 from nimbus.feed.wire import layout
 from nimbus.messages import LINK_COOKED1, LINK_COOKED2, LINK_ETHERNET, LINK_RAW_IP, LINK_UDP, PACKET
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import load_i64, load_u8, load_u16, load_u32, store_i64, u1, u2, u4, u8
+from ringbuf.memory import (
+    add_around,
+    fold_around,
+    load_i64,
+    load_u8,
+    load_u16,
+    load_u32,
+    store_i64,
+    u1,
+    u2,
+    u4,
+    u8,
+)
 
 ETHERNET = layout("Ethernet", 14, "target:u6 source:u6 ethertype:u2")
 COOKED1 = layout("Cooked1", 16, "kind:u2 arphrd:u2 address_size:u2 address:u8 ethertype:u2")
@@ -33,7 +45,7 @@ ETHERTYPE_VLAN, ETHERTYPE_QINQ, VLAN_TAGS_MAX = 0x8100, 0x88A8, 2
 PROTOCOL_TCP, PROTOCOL_UDP = 6, 17
 FRAGMENT_BITS: Final = 0x3FFF  # more fragments, and the offset
 MAPPED_IPV4: Final = 0xFFFF_0000_0000  # ::ffff:a.b.c.d
-_LOW_HALF: Final = 0xFFFF_FFFF
+_UPPER_BYTES: Final = (1 << 56) - 1  # what is left of a word after a shift by one byte
 UDP_AS_WORD: Final = PROTOCOL_UDP << 8  # the pseudo header's protocol as a native 16-bit load sees it
 
 _P, _F, _S = PACKET.at, FEED.at, SUBSCRIPTION.at
@@ -49,40 +61,44 @@ _SHORT_FRAME, _IP_LENGTH = state.SHORT_FRAME, state.IP_LENGTH
 
 
 @inlined
-def _halves(at: int) -> int:
-    """Add the two 32-bit halves of 8 bytes."""
-    both = load_i64(at)
-    return (both & _LOW_HALF) + ((both >> 32) & _LOW_HALF)
+def _pair(at: int) -> int:
+    """Add two words in ones' complement."""
+    return add_around(load_i64(at), load_i64(at + 8))
 
 
 @inlined
 def _sum(at: int, size: int) -> int:
-    """Add size bytes as native 16-bit words; the carries stay in the upper bits (RFC 1071)."""
-    total, other = 0, 0
+    """Add size (8 or more) bytes in ones' complement, as native words of 64 bits.
+
+    Folded to 16 bits this is the sum of their 16-bit words, the last byte of an odd size being a word of its
+    own (RFC 1071): 2**16 - 1 divides 2**64 - 1.
+    """
+    end, total, other = at + size, 0, 0
     for _block in range(size >> 5):  # two sums, so that the additions do not wait for each other
-        total += _halves(at) + _halves(at + 8)
-        other += _halves(at + 16) + _halves(at + 24)
+        total = add_around(total, _pair(at))
+        other = add_around(other, _pair(at + 16))
         at += 32
-    total += other
-    for _word in range((size & 31) >> 2):
-        total += load_u32(at)
-        at += 4
-    if size & 2:
-        total += load_u16(at)
-        at += 2
-    if size & 1:
-        total += load_u8(at)
-    return total
+    if size & 16:
+        total = add_around(total, _pair(at))
+        at += 16
+    if size & 8:
+        other = add_around(other, load_i64(at))
+    rest = ((load_i64(end - 8) >> 8) & _UPPER_BYTES) >> (56 - 8 * (size & 7))  # the bytes behind whole words
+    return add_around(add_around(total, other), rest)
 
 
 @inlined
-def _folds(total: int) -> bool:
-    """Say whether a sum that includes its own checksum is right: all ones after the carries are added."""
-    total = (total & _LOW_HALF) + (total >> 32)
-    total = (total & 0xFFFF) + (total >> 16)
-    total = (total & 0xFFFF) + (total >> 16)
-    total = (total & 0xFFFF) + (total >> 16)
-    return total == 0xFFFF
+def _header_sum(at: int, size: int) -> int:
+    """Add the bytes of an IPv4 header, which seldom has options."""
+    if size == _IPV4_SIZE:
+        return add_around(_pair(at), load_u32(at + 16))
+    return _sum(at, size)
+
+
+@inlined
+def _is_right(total: int) -> bool:
+    """Say whether a sum that includes its own checksum is all ones."""
+    return fold_around(total) == 0xFFFF
 
 
 @inlined
@@ -101,7 +117,7 @@ def _subscribed(feed: int, high: int, low: int, port: int) -> int:
     return -1
 
 
-@kernel
+@inlined
 def _open_udp(feed: int, at: int, size: int, pseudo: int, high: int, low: int) -> int:
     """Take the UDP datagram in the size bytes at `at`; pseudo: sum of the pseudo header's addresses."""
     if size < _UDP_SIZE:
@@ -109,9 +125,10 @@ def _open_udp(feed: int, at: int, size: int, pseudo: int, high: int, low: int) -
     udp_size = u2(at + _U.size)
     if udp_size < _UDP_SIZE or udp_size > size:
         return refuse(feed, state.UDP_LENGTH)
+    rest_of_pseudo = UDP_AS_WORD + load_u16(at + _U.size)
     if load_u16(at + _U.checksum) == 0:
         bump(feed + _F.udp_checksum_zero, 1)
-    elif not _folds(_sum(at, udp_size) + pseudo + UDP_AS_WORD + load_u16(at + _U.size)):
+    elif not _is_right(add_around(add_around(pseudo, rest_of_pseudo), _sum(at, udp_size))):
         bump(feed + _F.udp_checksum_bad, 1)
         if load_i64(feed + _F.strict) != 0:
             return refuse(feed, state.CHECKSUM)
@@ -143,17 +160,17 @@ def _open_ipv4(feed: int, at: int, size: int) -> int:
     protocol = u1(at + _I4.protocol)
     if protocol != PROTOCOL_UDP:
         return refuse(feed, state.TCP if protocol == PROTOCOL_TCP else state.OTHER_IP_PROTOCOL)
-    if not _folds(_sum(at, header_size)):
+    if not _is_right(_header_sum(at, header_size)):
         zero = load_u16(at + _I4.checksum) == 0
         bump(feed + (_F.ip_checksum_zero if zero else _F.ip_checksum_bad), 1)
         if load_i64(feed + _F.strict) != 0:
             return refuse(feed, state.CHECKSUM)
-    pseudo = load_u32(at + _I4.source) + load_u32(at + _I4.target)
+    pseudo = load_i64(at + _I4.source)  # the target stands behind it
     group = MAPPED_IPV4 | u4(at + _I4.target)
     return _open_udp(feed, at + header_size, total_size - header_size, pseudo, 0, group)
 
 
-@inlined
+@kernel
 def _open_ipv6(feed: int, at: int, size: int) -> int:
     if size < _IPV6_SIZE:
         return refuse(feed, _SHORT_FRAME)
@@ -171,9 +188,8 @@ def _open_ipv6(feed: int, at: int, size: int) -> int:
     if following != PROTOCOL_UDP:
         return refuse(feed, state.TCP if following == PROTOCOL_TCP else state.OTHER_IP_PROTOCOL)
     target = at + _I6.target
-    return _open_udp(
-        feed, at + _IPV6_SIZE, payload_size, _sum(at + _I6.source, 32), u8(target), u8(target + 8)
-    )
+    pseudo = add_around(_pair(at + _I6.source), _pair(target))
+    return _open_udp(feed, at + _IPV6_SIZE, payload_size, pseudo, u8(target), u8(target + 8))
 
 
 @inlined
@@ -185,7 +201,7 @@ def _open_ip(feed: int, ethertype: int, at: int, size: int) -> int:
     return refuse(feed, state.ARP if ethertype == ETHERTYPE_ARP else state.OTHER_ETHERTYPE)
 
 
-@kernel
+@inlined
 def open_frame(feed: int, packet: int) -> int:
     """Find the UDP payload of the PACKET; set payload_at, payload_size and line of FEED.
 
