@@ -46,6 +46,7 @@ PROTOCOL_TCP, PROTOCOL_UDP = 6, 17
 FRAGMENT_BITS: Final = 0x3FFF  # more fragments, and the offset
 MAPPED_IPV4: Final = 0xFFFF_0000_0000  # ::ffff:a.b.c.d
 _UPPER_BYTES: Final = (1 << 56) - 1  # what is left of a word after a shift by one byte
+PLAIN_IPV4: Final = 0x45  # version and header size of an IPv4 header without options
 UDP_AS_WORD: Final = PROTOCOL_UDP << 8  # the pseudo header's protocol as a native 16-bit load sees it
 
 _P, _F, _S = PACKET.at, FEED.at, SUBSCRIPTION.at
@@ -57,6 +58,7 @@ _ETHERNET_SIZE, _COOKED1_SIZE, _COOKED2_SIZE, _VLAN_SIZE = (
     VLAN.size,
 )
 _IPV4_SIZE, _IPV6_SIZE, _UDP_SIZE, _ROW_SIZE = IPV4.size, IPV6.size, UDP.size, SUBSCRIPTION.size
+_USUAL_SIZE: Final = _ETHERNET_SIZE + _IPV4_SIZE + _UDP_SIZE
 _SHORT_FRAME, _IP_LENGTH = state.SHORT_FRAME, state.IP_LENGTH
 
 
@@ -88,14 +90,6 @@ def _sum(at: int, size: int) -> int:
 
 
 @inlined
-def _header_sum(at: int, size: int) -> int:
-    """Add the bytes of an IPv4 header, which seldom has options."""
-    if size == _IPV4_SIZE:
-        return add_around(_pair(at), load_u32(at + 16))
-    return _sum(at, size)
-
-
-@inlined
 def _is_right(total: int) -> bool:
     """Say whether a sum that includes its own checksum is all ones."""
     return fold_around(total) == 0xFFFF
@@ -118,6 +112,19 @@ def _subscribed(feed: int, high: int, low: int, port: int) -> int:
 
 
 @inlined
+def _accept(feed: int, at: int, udp_size: int, high: int, low: int) -> int:
+    """Take the payload of the UDP datagram at `at` if somebody subscribes to it."""
+    if load_i64(feed + _F.subscriptions) != 0:
+        line = _subscribed(feed, high, low, u2(at + _U.target))
+        if line < 0:
+            return refuse(feed, state.NOT_SUBSCRIBED)
+        store_i64(feed + _F.line, line)
+    store_i64(feed + _F.payload_at, at + _UDP_SIZE)
+    store_i64(feed + _F.payload_size, udp_size - _UDP_SIZE)
+    return OK
+
+
+@inlined
 def _open_udp(feed: int, at: int, size: int, pseudo: int, high: int, low: int) -> int:
     """Take the UDP datagram in the size bytes at `at`; pseudo: sum of the pseudo header's addresses."""
     if size < _UDP_SIZE:
@@ -132,15 +139,7 @@ def _open_udp(feed: int, at: int, size: int, pseudo: int, high: int, low: int) -
         bump(feed + _F.udp_checksum_bad, 1)
         if load_i64(feed + _F.strict) != 0:
             return refuse(feed, state.CHECKSUM)
-    line = 0
-    if load_i64(feed + _F.subscriptions) != 0:
-        line = _subscribed(feed, high, low, u2(at + _U.target))
-        if line < 0:
-            return refuse(feed, state.NOT_SUBSCRIBED)
-        store_i64(feed + _F.line, line)
-    store_i64(feed + _F.payload_at, at + _UDP_SIZE)
-    store_i64(feed + _F.payload_size, udp_size - _UDP_SIZE)
-    return OK
+    return _accept(feed, at, udp_size, high, low)
 
 
 @inlined
@@ -160,7 +159,7 @@ def _open_ipv4(feed: int, at: int, size: int) -> int:
     protocol = u1(at + _I4.protocol)
     if protocol != PROTOCOL_UDP:
         return refuse(feed, state.TCP if protocol == PROTOCOL_TCP else state.OTHER_IP_PROTOCOL)
-    if not _is_right(_header_sum(at, header_size)):
+    if not _is_right(_sum(at, header_size)):
         zero = load_u16(at + _I4.checksum) == 0
         bump(feed + (_F.ip_checksum_zero if zero else _F.ip_checksum_bad), 1)
         if load_i64(feed + _F.strict) != 0:
@@ -170,7 +169,7 @@ def _open_ipv4(feed: int, at: int, size: int) -> int:
     return _open_udp(feed, at + header_size, total_size - header_size, pseudo, 0, group)
 
 
-@kernel
+@inlined
 def _open_ipv6(feed: int, at: int, size: int) -> int:
     if size < _IPV6_SIZE:
         return refuse(feed, _SHORT_FRAME)
@@ -202,15 +201,28 @@ def _open_ip(feed: int, ethertype: int, at: int, size: int) -> int:
 
 
 @inlined
-def open_frame(feed: int, packet: int) -> int:
-    """Find the UDP payload of the PACKET; set payload_at, payload_size and line of FEED.
+def _is_usual(at: int, size: int) -> bool:
+    """Say whether the size bytes at `at` are Ethernet, IPv4 without options and a whole UDP datagram.
 
-    Returns OK or the (counted) reason of refusal.
+    True only when both checksums are there and right.  Nothing is counted here.
     """
-    at, size, link = load_i64(packet + _P.frame_at), load_u32(packet + _P.size), load_u16(packet + _P.link)
-    store_i64(feed + _F.line, load_u8(packet + _P.line))
-    if size < load_u32(packet + _P.wire_size):
-        return refuse(feed, state.SNAPPED)
+    ip, udp = at + _ETHERNET_SIZE, at + _ETHERNET_SIZE + _IPV4_SIZE
+    if size < _USUAL_SIZE or u2(at + _E.ethertype) != ETHERTYPE_IPV4 or u1(ip) != PLAIN_IPV4:
+        return False
+    if u1(ip + _I4.protocol) != PROTOCOL_UDP or u2(ip + _I4.fragment) & FRAGMENT_BITS:
+        return False
+    total_size, udp_size = u2(ip + _I4.total_size), u2(udp + _U.size)
+    if total_size > size - _ETHERNET_SIZE or udp_size > total_size - _IPV4_SIZE or udp_size < _UDP_SIZE:
+        return False
+    if load_u16(udp + _U.checksum) == 0 or not _is_right(add_around(_pair(ip), load_u32(ip + 16))):
+        return False
+    pseudo = add_around(load_i64(ip + _I4.source), UDP_AS_WORD + load_u16(udp + _U.size))
+    return _is_right(add_around(pseudo, _sum(udp, udp_size)))
+
+
+@kernel
+def _open_link(feed: int, at: int, size: int, link: int) -> int:
+    """Take any frame, layer by layer."""
     if link == LINK_RAW_IP:
         if size == 0:
             return refuse(feed, _SHORT_FRAME)
@@ -221,10 +233,6 @@ def open_frame(feed: int, packet: int) -> int:
         header_size, ethertype_at = _COOKED1_SIZE, _C1.ethertype
     elif link == LINK_COOKED2:
         header_size, ethertype_at = _COOKED2_SIZE, _C2.ethertype
-    elif link == LINK_UDP:  # a socket has checked the headers and knows the line
-        store_i64(feed + _F.payload_at, at)
-        store_i64(feed + _F.payload_size, size)
-        return OK
     else:
         return refuse(feed, state.LINK_TYPE)
     if size < header_size:
@@ -242,3 +250,23 @@ def open_frame(feed: int, packet: int) -> int:
     if ethertype in (ETHERTYPE_VLAN, ETHERTYPE_QINQ):
         return refuse(feed, state.VLAN_DEPTH)
     return _open_ip(feed, ethertype, at, end - at)
+
+
+@inlined
+def open_frame(feed: int, packet: int) -> int:
+    """Find the UDP payload of the PACKET; set payload_at, payload_size and line of FEED.
+
+    Returns OK or the (counted) reason of refusal.
+    """
+    at, size, link = load_i64(packet + _P.frame_at), load_u32(packet + _P.size), load_u16(packet + _P.link)
+    store_i64(feed + _F.line, load_u8(packet + _P.line))
+    if size < load_u32(packet + _P.wire_size):
+        return refuse(feed, state.SNAPPED)
+    if link == LINK_UDP:  # a socket has checked the headers and knows the line
+        store_i64(feed + _F.payload_at, at)
+        store_i64(feed + _F.payload_size, size)
+        return OK
+    if link == LINK_ETHERNET and _is_usual(at, size):
+        udp, group = at + _USUAL_SIZE - _UDP_SIZE, MAPPED_IPV4 | u4(at + _ETHERNET_SIZE + _I4.target)
+        return _accept(feed, udp, u2(udp + _U.size), 0, group)
+    return _open_link(feed, at, size, link)
