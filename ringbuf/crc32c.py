@@ -49,8 +49,8 @@ def _step(bits: int) -> Codegen:
 
 
 @lowered(_step(64))
-def _crc_word(crc: int, value: int) -> int:  # type: ignore[empty-body]
-    """Take 8 bytes into the checksum."""
+def crc_word(crc: int, value: int) -> int:  # type: ignore[empty-body]
+    """Take 8 bytes into the checksum; needs SSE 4.2."""
 
 
 @lowered(_step(32))
@@ -93,7 +93,7 @@ def crc32c_by_instruction(addr: int, size: int) -> int:
     """Return the CRC32C of size bytes at addr; needs SSE 4.2."""
     crc, end = ALL_ONES, addr + size
     while end - addr >= _WORD:
-        crc = _crc_word(crc, load_i64(addr))
+        crc = crc_word(crc, load_i64(addr))
         addr += _WORD
     while addr < end:
         crc = _crc_byte(crc, load_u8(addr))
@@ -118,7 +118,7 @@ def crc32c_by_tables(addr: int, size: int) -> int:
 def _record_by_instruction(journal: int) -> int:
     crc = _crc_half(ALL_ONES, load_u32(journal + 4))
     for at in range(8, 128, _WORD):
-        crc = _crc_word(crc, load_i64(journal + at))
+        crc = crc_word(crc, load_i64(journal + at))
     return crc ^ ALL_ONES
 
 

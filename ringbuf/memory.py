@@ -168,6 +168,20 @@ def copy_line(target: int, source: int) -> None:
     """Copy one 64-byte line; both addresses are multiples of 8."""
 
 
+def _count_above(_ctx: Any, builder: Any, args: list[Any]) -> Any:
+    words = builder.load(_pointer(builder, args[0], _LINE), align=8)
+    same = builder.insert_element(ir.Constant(_LINE, ir.Undefined), args[1], ir.Constant(ir.IntType(32), 0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), 8), [0] * 8)
+    same = builder.shuffle_vector(same, ir.Constant(_LINE, ir.Undefined), zeros)
+    marks = builder.bitcast(builder.icmp_signed(">", words, same), ir.IntType(8))
+    return builder.zext(builder.ctpop(marks), I64)
+
+
+@lowered(_count_above)
+def count_above(addr: int, value: int) -> int:  # type: ignore[empty-body]
+    """Return how many of the eight words at addr, a multiple of 8, are greater than value."""
+
+
 def _copy(_ctx: Any, builder: Any, args: list[Any]) -> None:
     target, source = (builder.inttoptr(a, _BYTE_PTR) for a in args[:2])
     cast("Any", cgutils).raw_memcpy(builder, target, source, args[2], 1)
@@ -231,6 +245,32 @@ def byte_marks(addr: int, value: int) -> int:  # type: ignore[empty-body]
 @lowered(lambda _ctx, builder, args: builder.cttz(args[0], ir.Constant(ir.IntType(1), 0)))
 def trailing_zeros(value: int) -> int:  # type: ignore[empty-body]
     """Return how many zero bits lie below the lowest set bit; 64 for 0."""
+
+
+def _add_around(_ctx: Any, builder: Any, args: list[Any]) -> Any:
+    both = builder.uadd_with_overflow(args[0], args[1])
+    return builder.add(builder.extract_value(both, 0), builder.zext(builder.extract_value(both, 1), I64))
+
+
+@lowered(_add_around)
+def add_around(left: int, right: int) -> int:  # type: ignore[empty-body]
+    """Add two words in ones' complement: what is carried out of bit 63 is added at bit 0."""
+
+
+def _fold_around(_ctx: Any, builder: Any, args: list[Any]) -> Any:
+    value = args[0]
+    for bits in (32, 16):  # a sum of the two orders of its halves has theirs, with its carry, on top
+        kind = ir.IntType(2 * bits)
+        half = ir.Constant(kind, bits)
+        value = value if value.type == kind else builder.trunc(value, kind)
+        turned = builder.or_(builder.shl(value, half), builder.lshr(value, half))
+        value = builder.lshr(builder.add(value, turned), half)
+    return builder.zext(value, I64)
+
+
+@lowered(_fold_around)
+def fold_around(total: int) -> int:  # type: ignore[empty-body]
+    """Return the ones' complement sum of the four 16-bit words of a word, 0 only when all are 0."""
 
 
 @lowered(lambda _ctx, builder, args: builder.mul(args[0], args[1]))

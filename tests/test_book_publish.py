@@ -117,6 +117,29 @@ def test_a_book_event_tells_the_change_the_top_and_five_levels_of_depth(market):
     assert not event["pad"].any()
 
 
+def test_depths_are_right_at_every_number_of_levels_and_behind_levels_that_are_gone(market):
+    event, standing = np.zeros(1, BOOK_EVENT.dtype), []
+
+    def check() -> None:
+        write_event(market.state, market.change.ctypes.data, event.ctypes.data)
+        best = sorted(standing, reverse=True)
+        assert int(event["bid_depth_qty"][0]) == sum(qty for _px, qty in best[:5])
+        publish_depth(market.state, 1)
+        rows = [(px, qty, 1) for px, qty in best[:10]]
+        assert market.books.published_depth(1)["bids"] == rows
+        assert int(event["ask_depth_qty"][0]) == 0
+
+    for n in range(1, 41):  # from the best down and from the worst up, past two sizes of block
+        px = 1_000 + (n if n % 2 else -n)
+        market.add(n, b"B", px, 10 * n)
+        standing.append((px, 10 * n))
+        check()
+    for n in range(40, 0, -1):
+        market.send(DELETE(b"D", *AT, n))
+        standing.pop()
+        check()
+
+
 def test_an_event_says_how_often_the_books_began_anew(market):
     event = np.zeros(1, BOOK_EVENT.dtype)
     for run in range(3):

@@ -6,6 +6,7 @@ import struct
 import crc32c as oracle
 import numpy as np
 import pytest
+from feeding import guarded_page
 
 from nimbus.journal import log
 from nimbus.journal.log import Stream
@@ -14,7 +15,7 @@ from nimbus.journal.types import ALARM, PAYLOADS, RUN_START, RecordType
 from nimbus.journal.writer import JournalWriter, erase
 from nimbus.messages import JOURNAL
 from ringbuf.segment import Segment
-from ringbuf.spsc import ring_size
+from ringbuf.spsc import HEADER_SIZE, ring_size
 
 NOW = 1_700_000_000_000_000_000
 
@@ -67,6 +68,20 @@ def test_a_payload_is_cut_into_parts_and_the_last_one_is_marked(size, parts):
     assert set(got["type"]) == {RecordType.RAW}
     assert sum(got["payload_size"].tolist()) == size
     assert got["payload"].tobytes() == payload.ljust(parts * 88, b"\0")
+
+
+def test_a_payload_of_any_size_is_copied_and_nothing_behind_it_is_read():
+    (stream,) = streams()
+    end = guarded_page()
+    for size in [*range(180), 263, 264, 265]:
+        payload = bytes(i % 251 + 1 for i in range(size))
+        ctypes.memmove(end - size, payload, size)
+        ctypes.memset(stream.ring + HEADER_SIZE, 0xEE, stream.capacity * JOURNAL.size)
+        assert log.append(stream.addr, int(RecordType.RAW), end - size, size, NOW) == 1
+        got = waiting(stream)
+        assert got["payload"].tobytes() == payload.ljust(len(got) * 88, b"\0")
+        assert [int(crc) for crc in got["crc32c"]] == [oracle.crc32c(row.tobytes()[4:]) for row in got]
+        stream.release(len(got))
 
 
 def test_a_reused_slot_keeps_nothing_of_what_lay_there():

@@ -246,3 +246,39 @@ def test_the_atomics_of_half_words_touch_their_four_bytes_alone():
     words = np.full(2, -1, np.int64)
     assert _half_words(words.ctypes.data, 0x1_0000_0000 + 0xFEDC_BA98) == 0xFEDC_BA98  # unsigned, cut
     assert words.tolist() == [int.from_bytes(bytes.fromhex("ffffffff98badcfe"), "little", signed=True), -1]
+
+
+@kernel
+def _add_around(left: int, right: int) -> int:
+    return memory.add_around(left, right)
+
+
+@kernel
+def _fold_around(total: int) -> int:
+    return memory.fold_around(total)
+
+
+WORDS = st.one_of(st.integers(-(2**63), 2**63 - 1), st.sampled_from([0, -1, 1, -(2**63), 2**63 - 1, 0xFFFF]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(WORDS, WORDS)
+def test_sums_in_ones_complement_carry_around(left: int, right: int) -> None:
+    total = (left % 2**64) + (right % 2**64)
+    assert _add_around(left, right) % 2**64 == (total % 2**64) + (total >> 64)
+    folded = left % 2**64
+    while folded > 0xFFFF:
+        folded = (folded & 0xFFFF) + (folded >> 16)
+    assert _fold_around(left) == folded
+
+
+@kernel
+def _count_above(addr: int, value: int) -> int:
+    return memory.count_above(addr, value)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(WORDS, min_size=8, max_size=8), WORDS)
+def test_words_above_a_value_are_counted_with_their_sign(words: list[int], value: int) -> None:
+    area = np.array([2**63 - 1, *words, 2**63 - 1], np.int64)
+    assert _count_above(area.ctypes.data + 8, value) == sum(word > value for word in words)

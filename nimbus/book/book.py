@@ -65,7 +65,7 @@ from ringbuf.memory import (
     store_u32,
 )
 
-from ringbuf.memory import u1, u2, u4, u6, u8  # isort: skip
+from ringbuf.memory import u1, u2, u4, u8  # isort: skip
 
 _CHANGE, _BOOK, _BOOKS, _COUNTERS, _TOP = CHANGE.at, BOOK.at, BOOKS.at, COUNTERS.at, TOP_OF_BOOK.at
 _LEVEL, _RESTING = LEVEL.at, RESTING.at
@@ -75,6 +75,7 @@ _DELETE, _REPLACE, _TRADE, _CROSS = DELETE.at, REPLACE.at, TRADE.at, CROSS_TRADE
 _A, _F, _E, _C, _X, _D = ADD.code, ADD_MPID.code, EXECUTED.code, EXECUTED_PX.code, CANCEL.code, DELETE.code
 _U, _P, _Q, _B = REPLACE.code, TRADE.code, CROSS_TRADE.code, BROKEN_TRADE.code
 PRINTABLE: Final = ord("Y")
+_TIME: Final = (1 << 48) - 1  # a time and the two bytes before it are one load
 assert _EXECUTED.qty == _EXECUTED_PX.qty == _CANCEL.qty  # one path takes E, C and X
 
 
@@ -137,14 +138,14 @@ def _add(books: BookState, msg: int, change: int, cause: int) -> int:
 
 
 @inlined
-def _describe(books: BookState, slot: int, msg: int, change: int) -> int:
-    """Write into CHANGE which order a message is about; return its ladder."""
+def _describe(books: BookState, slot: int, ref: int, msg: int, change: int) -> int:
+    """Write into CHANGE which order a message is about, `ref` at `slot`; return its ladder."""
     order = books.orders + slot * _ORDER_SIZE
     record = books.levels + load_u32(order + _RESTING.level) * _LEVEL_SIZE
     ladder = load_u32(record + _LEVEL.ladder)
     if u2(msg + _DELETE.locate) != ladder >> 1:
         count(books, _COUNTERS.other_locate)
-    store_i64(change + _CHANGE.order_ref, load_i64(order + _RESTING.ref))
+    store_i64(change + _CHANGE.order_ref, ref)
     store_i64(change + _CHANGE.px, load_u32(record + _LEVEL.px))
     store_i64(change + _CHANGE.stamp, load_u32(order + _RESTING.stamp))
     store_u16(change + _CHANGE.locate, ladder >> 1)
@@ -173,7 +174,8 @@ def _print(books: BookState, msg: int, change: int, cause: int) -> int:
 @inlined
 def _take(books: BookState, msg: int, change: int, cause: int) -> int:
     """Apply D, E, C or X: take shares from an order, and the order away when none is left."""
-    slot = order_map.find(books, u8(msg + _DELETE.order_ref))
+    ref = u8(msg + _DELETE.order_ref)
+    slot = order_map.find(books, ref)
     if slot == 0:
         return refuse(books, UNKNOWN_REF)
     order = books.orders + slot * _ORDER_SIZE
@@ -186,7 +188,7 @@ def _take(books: BookState, msg: int, change: int, cause: int) -> int:
         if qty > rest:
             count(books, _COUNTERS.oversize)
             qty = rest
-    ladder = _describe(books, slot, msg, change)
+    ladder = _describe(books, slot, ref, msg, change)
     flags = DEPTH_CHANGED
     if cause in (_E, _C):
         flags |= _print(books, msg, change, cause)
@@ -200,7 +202,7 @@ def _take(books: BookState, msg: int, change: int, cause: int) -> int:
         store_u32(order + _RESTING.qty, rest - qty)
         store_i64(record + _LEVEL.qty, load_i64(record + _LEVEL.qty) - qty)
     else:
-        order_map.unlink(books, slot)
+        order_map.unlink(books, slot, ref)
         if levels.leave(books, slot) == 0:
             levels.drop_level(books, level, is_best)
             best = levels.best_of(at)
@@ -211,7 +213,8 @@ def _take(books: BookState, msg: int, change: int, cause: int) -> int:
 @inlined
 def _replace(books: BookState, msg: int, change: int, cause: int) -> int:
     ref, px, qty = u8(msg + _REPLACE.new_ref), u4(msg + _REPLACE.px), u4(msg + _REPLACE.qty)
-    slot = order_map.find(books, u8(msg + _REPLACE.order_ref))
+    old_ref = u8(msg + _REPLACE.order_ref)
+    slot = order_map.find(books, old_ref)
     if slot == 0:
         return refuse(books, UNKNOWN_REF)
     if px < 1 or px > PX_MAX:
@@ -228,8 +231,8 @@ def _replace(books: BookState, msg: int, change: int, cause: int) -> int:
     level, _ = levels.level_for(books, ladder, px)
     if level == 0:
         return _full(books, ladder >> 1, cause)
-    _describe(books, slot, msg, change)
-    order_map.unlink(books, slot)
+    _describe(books, slot, old_ref, msg, change)
+    order_map.unlink(books, slot, old_ref)
     order_map.link(books, slot, ref)
     left = levels.leave(books, slot)
     levels.append(books, level, slot, qty)
@@ -274,7 +277,7 @@ def apply(books: BookState, msg: int, seq: int, recv_ns: int, change: int) -> in
     recv_ns: receive time of its packet.  CHANGE is always written; after a refusal it names the message.
     Returns flags as in BOOK_EVENT (0 or more), or a status below zero (layout.py).
     """
-    cause, exch_ns = u1(msg), u6(msg + _DELETE.ts_ns)
+    cause, exch_ns = u1(msg), u8(msg + _DELETE.ts_ns - 2) & _TIME
     clear(change, _CHANGE_SIZE)
     store_i64(change + _CHANGE.seq, seq)
     store_i64(change + _CHANGE.exch_ns, exch_ns)

@@ -18,7 +18,7 @@ from typing import Final
 
 from nimbus.book.layout import BOOK, BOOKS, EMPTY_WORD, LADDER, LEVEL, LOW, RECORD_BITS, RESTING, BookState
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import copy_line, load_i64, load_u32, prefetch, store_i64, store_u32
+from ringbuf.memory import copy_line, count_above, load_i64, load_u32, prefetch, store_i64, store_u32
 
 _BOOK, _BOOKS, _LADDER, _LEVEL, _RESTING = BOOK.at, BOOKS.at, LADDER.at, LEVEL.at, RESTING.at
 _BOOK_SIZE, _LADDER_SIZE, _LEVEL_SIZE, _ORDER_SIZE = BOOK.size, LADDER.size, LEVEL.size, RESTING.size
@@ -52,9 +52,7 @@ def knot_of(books: BookState, level: int) -> int:
 def place_of(at: int, word: int) -> int:
     """Return the address past the last word of the ladder at `at` that is not better than `word`."""
     end = load_i64(at + _LADDER.end)
-    better = 0
-    for i in range(1, WINDOW + 1):
-        better += load_i64(end - i * WORD) > word
+    better = count_above(end - LINE, word)
     if better < WINDOW:
         return end - better * WORD
     low, high = load_i64(at + _LADDER.base), end - LINE

@@ -83,10 +83,9 @@ def link(books: BookState, slot: int, ref: int) -> None:
 
 
 @inlined
-def unlink(books: BookState, slot: int) -> None:
+def unlink(books: BookState, slot: int, ref: int) -> None:
     """Take out the reference of the live order at slot."""
-    order = books.orders + slot * _SIZE
-    at = head_of(books, load_i64(order + _RESTING.ref))
+    order, at = books.orders + slot * _SIZE, head_of(books, ref)
     for _ in range(CHAIN_MAX):
         here = load_u32(at)
         if here == slot:

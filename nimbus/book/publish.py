@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from nimbus.book.layout import BOOK, BOOKS, COUNTERS, BookState, count, runs_ended
-from nimbus.book.walk import level_count, level_px, level_qty, nth_level
+from nimbus.book.layout import BOOK, BOOKS, COUNTERS, LADDER, BookState, count, runs_ended
+from nimbus.book.levels import ladder_at
+from nimbus.book.walk import level_count, level_px, level_qty, nth_from
 from nimbus.messages import (
     BOOK_CROSSED,
     BOOK_EVENT,
@@ -29,20 +30,12 @@ from nimbus.messages import (
     TRADED,
 )
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import (
-    clear,
-    load_i64,
-    load_u8,
-    load_u16,
-    store_i64,
-    store_u8,
-    store_u16,
-)
+from ringbuf.memory import load_i64, load_u8, load_u16, store_i64, store_u8, store_u16
 from ringbuf.seqlock import VALUE_AT, begin_write, cell_size, end_write
 
-_BOOK, _BOOKS, _COUNTERS, _CHANGE = BOOK.at, BOOKS.at, COUNTERS.at, CHANGE.at
+_BOOK, _BOOKS, _COUNTERS, _CHANGE, _LADDER = BOOK.at, BOOKS.at, COUNTERS.at, CHANGE.at, LADDER.at
 _TOP, _DEPTH, _DEPTH_LEVEL, _EVENT = TOP_OF_BOOK.at, DEPTH.at, DEPTH_LEVEL.at, BOOK_EVENT.at
-_BOOK_SIZE, _DEPTH_LEVEL_SIZE, _EVENT_SIZE = BOOK.size, DEPTH_LEVEL.size, BOOK_EVENT.size
+_BOOK_SIZE, _DEPTH_LEVEL_SIZE = BOOK.size, DEPTH_LEVEL.size
 TOP_CELL: Final = cell_size(TOP_OF_BOOK)
 DEPTH_CELL: Final = cell_size(DEPTH)
 EVENT_LEVELS: Final = 5  # levels in the depth sums of BOOK_EVENT
@@ -163,16 +156,16 @@ def market_marks(books: BookState) -> int:
 @inlined
 def depth_sum(books: BookState, ladder: int) -> int:
     """Return the shares on the EVENT_LEVELS best levels of a ladder."""
-    qty = 0
+    at, qty = ladder_at(books, ladder), 0
+    base, end = load_i64(at + _LADDER.base), load_i64(at + _LADDER.end)
     for n in range(EVENT_LEVELS):
-        qty += level_qty(books, nth_level(books, ladder, n))
+        qty += level_qty(books, nth_from(base, end, n))
     return qty
 
 
 @kernel
 def write_event(books: BookState, change: int, event: int) -> None:
     """Fill the BOOK_EVENT at event from the CHANGE that apply() has just written, and from its book."""
-    clear(event, _EVENT_SIZE)
     locate = load_u16(change + _CHANGE.locate)
     if locate >= books.symbols_max:  # a refused message may name any locate; row 0 is always there
         locate = 0
@@ -193,19 +186,22 @@ def write_event(books: BookState, change: int, event: int) -> None:
     store_i64(event + _EVENT.run, runs_ended(books))
     store_u16(event + _EVENT.locate, locate)
     store_u8(event + _EVENT.cause, load_u8(change + _CHANGE.cause))
-    store_u8(event + _EVENT.flags, load_u8(change + _CHANGE.flags))
+    flags = load_u8(change + _CHANGE.flags)
+    store_u8(event + _EVENT.flags, flags)
     store_u8(event + _EVENT.state, load_u8(top + _TOP.state))
     store_u8(event + _EVENT.status, load_u8(top + _TOP.status) | market_marks(books))
     store_u8(event + _EVENT.short_sale, load_u8(top + _TOP.short_sale))
-    if load_u8(change + _CHANGE.flags) & TRADED:
-        store_u8(event + _EVENT.resting_side, load_u8(change + _CHANGE.side))
+    store_u8(event + _EVENT.resting_side, load_u8(change + _CHANGE.side) if flags & TRADED else 0)
+    store_i64(event + _EVENT.pad, 0)
 
 
 @inlined
 def copy_levels(books: BookState, ladder: int, target: int) -> None:
     """Write the DEPTH_LEVELS best levels of a ladder as DEPTH_LEVEL records; missing ones are zero."""
+    at = ladder_at(books, ladder)
+    base, end = load_i64(at + _LADDER.base), load_i64(at + _LADDER.end)
     for n in range(DEPTH_LEVELS):
-        level, row = nth_level(books, ladder, n), target + n * _DEPTH_LEVEL_SIZE
+        level, row = nth_from(base, end, n), target + n * _DEPTH_LEVEL_SIZE
         store_i64(row + _DEPTH_LEVEL.px, level_px(books, level))
         store_i64(row + _DEPTH_LEVEL.qty, level_qty(books, level))
         store_i64(row + _DEPTH_LEVEL.count, level_count(books, level))

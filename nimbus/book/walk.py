@@ -55,11 +55,20 @@ def find_level(books: BookState, locate: int, side: int, px: int) -> int:
 
 
 @inlined
+def nth_from(base: int, end: int, n: int) -> int:
+    """Return the level n places worse than the best of the ladder from base to end, 0 when there is none.
+
+    The words in front of a block are read as they are: they say level 0 too.
+    """
+    word_at = end - (n + 1) * levels.WORD
+    return load_u32(word_at) if n < levels.WINDOW or word_at >= base else 0
+
+
+@inlined
 def nth_level(books: BookState, ladder: int, n: int) -> int:
     """Return the level n places worse than the best of a ladder, 0 when there are not so many."""
     at = levels.ladder_at(books, ladder)
-    word_at = load_i64(at + _LADDER.end) - (n + 1) * levels.WORD
-    return load_i64(word_at) & LOW if word_at >= load_i64(at + _LADDER.base) else 0
+    return nth_from(load_i64(at + _LADDER.base), load_i64(at + _LADDER.end), n)
 
 
 @inlined

@@ -45,6 +45,7 @@ from nimbus.feed.moldudp64 import (
     is_left_session,
     is_session,
     is_text,
+    pass_blocks,
 )
 from nimbus.feed.state import (
     DUPLICATE,
@@ -59,7 +60,16 @@ from nimbus.feed.state import (
     bump,
     refuse,
 )
-from nimbus.feed.window import compare_known, is_here, keep, line_at, note_delivered, note_line
+from nimbus.feed.window import (
+    compare_known,
+    is_here,
+    is_new,
+    keep,
+    line_at,
+    note_delivered,
+    note_line,
+    note_new,
+)
 from nimbus.messages import LINE_RECOVERY
 from ringbuf.jit import inlined, kernel
 from ringbuf.memory import load_i64, store_i64, u2, u8
@@ -146,7 +156,7 @@ def _go_on(feed: int, arbiter: int) -> None:
             store_i64(feed + _F.stale, load_i64(arbiter + _A.lossy))
 
 
-@inlined
+@kernel
 def _control(feed: int, arbiter: int, at: int, size: int, first: int, count: int, line: int) -> int:
     """Take a heartbeat or an end of session."""
     mode = load_i64(feed + _F.mode)
@@ -177,7 +187,7 @@ def _control(feed: int, arbiter: int, at: int, size: int, first: int, count: int
     return 0
 
 
-@inlined
+@kernel
 def _duplicate(feed: int, arbiter: int, at: int, size: int, first: int, count: int, line: int) -> int:
     """Take a datagram of numbers that were all delivered."""
     line_next = note_line(arbiter, line, first, first + count)
@@ -192,23 +202,29 @@ def _duplicate(feed: int, arbiter: int, at: int, size: int, first: int, count: i
 
 
 @inlined
-def _deliver_now(feed: int, arbiter: int, at: int, first: int, count: int, line: int) -> int:
-    """Deliver a datagram that holds the expected number, from where it is."""
-    line_next = note_line(arbiter, line, first, first + count)
-    skip, blocks = load_i64(feed + _F.expected) - first, at + _MOLD_SIZE
-    if skip > 0:
-        bump(feed + _F.overlaps, 1)
-        compare_known(feed, blocks, skip, first, line, line_next)
-    new_at = blocks
-    for _block in range(skip):
-        new_at += 2 + u2(new_at)
-    note_delivered(feed, new_at, count - skip, first + skip, line, line_next)
+def _hand_on(feed: int, arbiter: int, at: int, count: int, first: int) -> int:
+    """Deliver messages that were noted, from where they are."""
     _go_on(feed, arbiter)
     bump(feed + _F.delivered, 1)
-    return deliver(feed, new_at, count - skip, first + skip, 0)
+    return deliver(feed, at, count, first, 0)
 
 
 @inlined
+def _deliver_now(feed: int, arbiter: int, at: int, first: int, count: int, line: int) -> int:
+    """Deliver a datagram that holds the expected number, from where it is."""
+    line_next = note_line(arbiter, line, first, first + count)
+    at += _MOLD_SIZE
+    skip = load_i64(feed + _F.expected) - first
+    if skip > 0:
+        bump(feed + _F.overlaps, 1)
+        compare_known(feed, at, skip, first, line, line_next)
+        at = pass_blocks(at, skip)
+        first, count = first + skip, count - skip
+    note_delivered(feed, at, count, first, line, line_next)
+    return _hand_on(feed, arbiter, at, count, first)
+
+
+@kernel
 def _keep(feed: int, arbiter: int, at: int, first: int, count: int, line: int) -> int:
     """Put a datagram that cannot be delivered yet into the window."""
     line_next, high = note_line(arbiter, line, first, first + count), load_i64(arbiter + _A.high)
@@ -232,7 +248,7 @@ def _keep(feed: int, arbiter: int, at: int, first: int, count: int, line: int) -
     return 0
 
 
-@kernel
+@inlined
 def _take(feed: int, arbiter: int, at: int, size: int, first: int, count: int, line: int) -> int:
     """Sequence a well-framed datagram of the session."""
     bump(line_at(arbiter, line) + _L.datagrams, 1)
@@ -270,6 +286,27 @@ def close_live(feed: int) -> int:
 
 
 @kernel
+def _take_other(feed: int, at: int, size: int, first: int, count: int, ours: bool, strange: bool) -> int:
+    """Count and sequence a well-framed datagram that is not the usual one.
+
+    ours: of the session that is followed; strange: without a well-formed message.
+    """
+    arbiter, line = load_i64(feed + _F.arbiter), load_i64(feed + _F.line) & (LINES_MAX - 1)
+    behind = count_blocks(feed, at + _MOLD_SIZE, count)
+    if behind != at + size:
+        bump(feed + _F.trailing, 1)
+    if not ours:
+        if strange or line == LINE_RECOVERY or is_left_session(feed, at):
+            return refuse(feed, FOREIGN)
+        if load_i64(feed + _F.mode) != MODE_NONE and load_i64(feed + _F.ended) == 0:
+            if hold(feed, at, size, first, count, FOREIGN):
+                return _believe(feed, arbiter, FOREIGN)
+            return FOREIGN
+        _begin_run(feed, arbiter, at, first)
+    return _take(feed, arbiter, at, size, first, count, line)
+
+
+@inlined
 def open_live(feed: int, at: int, size: int) -> int:
     """Sequence the datagram of `size` bytes at `at`, which came on line FEED.line.
 
@@ -288,15 +325,9 @@ def open_live(feed: int, at: int, size: int) -> int:
     good = check_blocks(at + _MOLD_SIZE, at + size, count)
     if good < 0:
         return refuse(feed, FRAMING if ours else FOREIGN)
-    behind = count_blocks(feed, at + _MOLD_SIZE, count)
-    if behind != at + size:
-        bump(feed + _F.trailing, 1)
-    if not ours:
-        if good == 0 or line == LINE_RECOVERY or is_left_session(feed, at):
-            return refuse(feed, FOREIGN)
-        if mode != MODE_NONE and load_i64(feed + _F.ended) == 0:
-            if hold(feed, at, size, first, count, FOREIGN):
-                return _believe(feed, arbiter, FOREIGN)
-            return FOREIGN
-        _begin_run(feed, arbiter, at, first)
-    return _take(feed, arbiter, at, size, first, count, line)
+    if ours and good == count and is_new(feed, arbiter, first, line):
+        behind = note_new(feed, arbiter, at + _MOLD_SIZE, count, first, line)
+        if behind != at + size:
+            bump(feed + _F.trailing, 1)
+        return _hand_on(feed, arbiter, at + _MOLD_SIZE, count, first)
+    return _take_other(feed, at, size, first, count, ours, good == 0)

@@ -14,7 +14,19 @@ from nimbus.feed.state import FEED, OK, SUBSCRIPTION, bump, refuse
 from nimbus.feed.wire import layout
 from nimbus.messages import LINK_COOKED1, LINK_COOKED2, LINK_ETHERNET, LINK_RAW_IP, LINK_UDP, PACKET
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import load_i64, load_u8, load_u16, load_u32, store_i64, u1, u2, u4, u8
+from ringbuf.memory import (
+    add_around,
+    fold_around,
+    load_i64,
+    load_u8,
+    load_u16,
+    load_u32,
+    store_i64,
+    u1,
+    u2,
+    u4,
+    u8,
+)
 
 ETHERNET = layout("Ethernet", 14, "target:u6 source:u6 ethertype:u2")
 COOKED1 = layout("Cooked1", 16, "kind:u2 arphrd:u2 address_size:u2 address:u8 ethertype:u2")
@@ -33,7 +45,8 @@ ETHERTYPE_VLAN, ETHERTYPE_QINQ, VLAN_TAGS_MAX = 0x8100, 0x88A8, 2
 PROTOCOL_TCP, PROTOCOL_UDP = 6, 17
 FRAGMENT_BITS: Final = 0x3FFF  # more fragments, and the offset
 MAPPED_IPV4: Final = 0xFFFF_0000_0000  # ::ffff:a.b.c.d
-_LOW_HALF: Final = 0xFFFF_FFFF
+_UPPER_BYTES: Final = (1 << 56) - 1  # what is left of a word after a shift by one byte
+PLAIN_IPV4: Final = 0x45  # version and header size of an IPv4 header without options
 UDP_AS_WORD: Final = PROTOCOL_UDP << 8  # the pseudo header's protocol as a native 16-bit load sees it
 
 _P, _F, _S = PACKET.at, FEED.at, SUBSCRIPTION.at
@@ -45,44 +58,41 @@ _ETHERNET_SIZE, _COOKED1_SIZE, _COOKED2_SIZE, _VLAN_SIZE = (
     VLAN.size,
 )
 _IPV4_SIZE, _IPV6_SIZE, _UDP_SIZE, _ROW_SIZE = IPV4.size, IPV6.size, UDP.size, SUBSCRIPTION.size
+_USUAL_SIZE: Final = _ETHERNET_SIZE + _IPV4_SIZE + _UDP_SIZE
 _SHORT_FRAME, _IP_LENGTH = state.SHORT_FRAME, state.IP_LENGTH
 
 
 @inlined
-def _halves(at: int) -> int:
-    """Add the two 32-bit halves of 8 bytes."""
-    both = load_i64(at)
-    return (both & _LOW_HALF) + ((both >> 32) & _LOW_HALF)
+def _pair(at: int) -> int:
+    """Add two words in ones' complement."""
+    return add_around(load_i64(at), load_i64(at + 8))
 
 
 @inlined
 def _sum(at: int, size: int) -> int:
-    """Add size bytes as native 16-bit words; the carries stay in the upper bits (RFC 1071)."""
-    total, other = 0, 0
+    """Add size (8 or more) bytes in ones' complement, as native words of 64 bits.
+
+    Folded to 16 bits this is the sum of their 16-bit words, the last byte of an odd size being a word of its
+    own (RFC 1071): 2**16 - 1 divides 2**64 - 1.
+    """
+    end, total, other = at + size, 0, 0
     for _block in range(size >> 5):  # two sums, so that the additions do not wait for each other
-        total += _halves(at) + _halves(at + 8)
-        other += _halves(at + 16) + _halves(at + 24)
+        total = add_around(total, _pair(at))
+        other = add_around(other, _pair(at + 16))
         at += 32
-    total += other
-    for _word in range((size & 31) >> 2):
-        total += load_u32(at)
-        at += 4
-    if size & 2:
-        total += load_u16(at)
-        at += 2
-    if size & 1:
-        total += load_u8(at)
-    return total
+    if size & 16:
+        total = add_around(total, _pair(at))
+        at += 16
+    if size & 8:
+        other = add_around(other, load_i64(at))
+    rest = ((load_i64(end - 8) >> 8) & _UPPER_BYTES) >> (56 - 8 * (size & 7))  # the bytes behind whole words
+    return add_around(add_around(total, other), rest)
 
 
 @inlined
-def _folds(total: int) -> bool:
-    """Say whether a sum that includes its own checksum is right: all ones after the carries are added."""
-    total = (total & _LOW_HALF) + (total >> 32)
-    total = (total & 0xFFFF) + (total >> 16)
-    total = (total & 0xFFFF) + (total >> 16)
-    total = (total & 0xFFFF) + (total >> 16)
-    return total == 0xFFFF
+def _is_right(total: int) -> bool:
+    """Say whether a sum that includes its own checksum is all ones."""
+    return fold_around(total) == 0xFFFF
 
 
 @inlined
@@ -101,21 +111,9 @@ def _subscribed(feed: int, high: int, low: int, port: int) -> int:
     return -1
 
 
-@kernel
-def _open_udp(feed: int, at: int, size: int, pseudo: int, high: int, low: int) -> int:
-    """Take the UDP datagram in the size bytes at `at`; pseudo: sum of the pseudo header's addresses."""
-    if size < _UDP_SIZE:
-        return refuse(feed, _SHORT_FRAME)
-    udp_size = u2(at + _U.size)
-    if udp_size < _UDP_SIZE or udp_size > size:
-        return refuse(feed, state.UDP_LENGTH)
-    if load_u16(at + _U.checksum) == 0:
-        bump(feed + _F.udp_checksum_zero, 1)
-    elif not _folds(_sum(at, udp_size) + pseudo + UDP_AS_WORD + load_u16(at + _U.size)):
-        bump(feed + _F.udp_checksum_bad, 1)
-        if load_i64(feed + _F.strict) != 0:
-            return refuse(feed, state.CHECKSUM)
-    line = 0
+@inlined
+def _accept(feed: int, at: int, udp_size: int, high: int, low: int) -> int:
+    """Take the payload of the UDP datagram at `at` if somebody subscribes to it."""
     if load_i64(feed + _F.subscriptions) != 0:
         line = _subscribed(feed, high, low, u2(at + _U.target))
         if line < 0:
@@ -124,6 +122,24 @@ def _open_udp(feed: int, at: int, size: int, pseudo: int, high: int, low: int) -
     store_i64(feed + _F.payload_at, at + _UDP_SIZE)
     store_i64(feed + _F.payload_size, udp_size - _UDP_SIZE)
     return OK
+
+
+@inlined
+def _open_udp(feed: int, at: int, size: int, pseudo: int, high: int, low: int) -> int:
+    """Take the UDP datagram in the size bytes at `at`; pseudo: sum of the pseudo header's addresses."""
+    if size < _UDP_SIZE:
+        return refuse(feed, _SHORT_FRAME)
+    udp_size = u2(at + _U.size)
+    if udp_size < _UDP_SIZE or udp_size > size:
+        return refuse(feed, state.UDP_LENGTH)
+    rest_of_pseudo = UDP_AS_WORD + load_u16(at + _U.size)
+    if load_u16(at + _U.checksum) == 0:
+        bump(feed + _F.udp_checksum_zero, 1)
+    elif not _is_right(add_around(add_around(pseudo, rest_of_pseudo), _sum(at, udp_size))):
+        bump(feed + _F.udp_checksum_bad, 1)
+        if load_i64(feed + _F.strict) != 0:
+            return refuse(feed, state.CHECKSUM)
+    return _accept(feed, at, udp_size, high, low)
 
 
 @inlined
@@ -143,12 +159,12 @@ def _open_ipv4(feed: int, at: int, size: int) -> int:
     protocol = u1(at + _I4.protocol)
     if protocol != PROTOCOL_UDP:
         return refuse(feed, state.TCP if protocol == PROTOCOL_TCP else state.OTHER_IP_PROTOCOL)
-    if not _folds(_sum(at, header_size)):
+    if not _is_right(_sum(at, header_size)):
         zero = load_u16(at + _I4.checksum) == 0
         bump(feed + (_F.ip_checksum_zero if zero else _F.ip_checksum_bad), 1)
         if load_i64(feed + _F.strict) != 0:
             return refuse(feed, state.CHECKSUM)
-    pseudo = load_u32(at + _I4.source) + load_u32(at + _I4.target)
+    pseudo = load_i64(at + _I4.source)  # the target stands behind it
     group = MAPPED_IPV4 | u4(at + _I4.target)
     return _open_udp(feed, at + header_size, total_size - header_size, pseudo, 0, group)
 
@@ -171,9 +187,8 @@ def _open_ipv6(feed: int, at: int, size: int) -> int:
     if following != PROTOCOL_UDP:
         return refuse(feed, state.TCP if following == PROTOCOL_TCP else state.OTHER_IP_PROTOCOL)
     target = at + _I6.target
-    return _open_udp(
-        feed, at + _IPV6_SIZE, payload_size, _sum(at + _I6.source, 32), u8(target), u8(target + 8)
-    )
+    pseudo = add_around(_pair(at + _I6.source), _pair(target))
+    return _open_udp(feed, at + _IPV6_SIZE, payload_size, pseudo, u8(target), u8(target + 8))
 
 
 @inlined
@@ -185,16 +200,29 @@ def _open_ip(feed: int, ethertype: int, at: int, size: int) -> int:
     return refuse(feed, state.ARP if ethertype == ETHERTYPE_ARP else state.OTHER_ETHERTYPE)
 
 
-@kernel
-def open_frame(feed: int, packet: int) -> int:
-    """Find the UDP payload of the PACKET; set payload_at, payload_size and line of FEED.
+@inlined
+def _is_usual(at: int, size: int) -> bool:
+    """Say whether the size bytes at `at` are Ethernet, IPv4 without options and a whole UDP datagram.
 
-    Returns OK or the (counted) reason of refusal.
+    True only when both checksums are there and right.  Nothing is counted here.
     """
-    at, size, link = load_i64(packet + _P.frame_at), load_u32(packet + _P.size), load_u16(packet + _P.link)
-    store_i64(feed + _F.line, load_u8(packet + _P.line))
-    if size < load_u32(packet + _P.wire_size):
-        return refuse(feed, state.SNAPPED)
+    ip, udp = at + _ETHERNET_SIZE, at + _ETHERNET_SIZE + _IPV4_SIZE
+    if size < _USUAL_SIZE or u2(at + _E.ethertype) != ETHERTYPE_IPV4 or u1(ip) != PLAIN_IPV4:
+        return False
+    if u1(ip + _I4.protocol) != PROTOCOL_UDP or u2(ip + _I4.fragment) & FRAGMENT_BITS:
+        return False
+    total_size, udp_size = u2(ip + _I4.total_size), u2(udp + _U.size)
+    if total_size > size - _ETHERNET_SIZE or udp_size > total_size - _IPV4_SIZE or udp_size < _UDP_SIZE:
+        return False
+    if load_u16(udp + _U.checksum) == 0 or not _is_right(add_around(_pair(ip), load_u32(ip + 16))):
+        return False
+    pseudo = add_around(load_i64(ip + _I4.source), UDP_AS_WORD + load_u16(udp + _U.size))
+    return _is_right(add_around(pseudo, _sum(udp, udp_size)))
+
+
+@kernel
+def _open_link(feed: int, at: int, size: int, link: int) -> int:
+    """Take any frame, layer by layer."""
     if link == LINK_RAW_IP:
         if size == 0:
             return refuse(feed, _SHORT_FRAME)
@@ -205,10 +233,6 @@ def open_frame(feed: int, packet: int) -> int:
         header_size, ethertype_at = _COOKED1_SIZE, _C1.ethertype
     elif link == LINK_COOKED2:
         header_size, ethertype_at = _COOKED2_SIZE, _C2.ethertype
-    elif link == LINK_UDP:  # a socket has checked the headers and knows the line
-        store_i64(feed + _F.payload_at, at)
-        store_i64(feed + _F.payload_size, size)
-        return OK
     else:
         return refuse(feed, state.LINK_TYPE)
     if size < header_size:
@@ -226,3 +250,23 @@ def open_frame(feed: int, packet: int) -> int:
     if ethertype in (ETHERTYPE_VLAN, ETHERTYPE_QINQ):
         return refuse(feed, state.VLAN_DEPTH)
     return _open_ip(feed, ethertype, at, end - at)
+
+
+@inlined
+def open_frame(feed: int, packet: int) -> int:
+    """Find the UDP payload of the PACKET; set payload_at, payload_size and line of FEED.
+
+    Returns OK or the (counted) reason of refusal.
+    """
+    at, size, link = load_i64(packet + _P.frame_at), load_u32(packet + _P.size), load_u16(packet + _P.link)
+    store_i64(feed + _F.line, load_u8(packet + _P.line))
+    if size < load_u32(packet + _P.wire_size):
+        return refuse(feed, state.SNAPPED)
+    if link == LINK_UDP:  # a socket has checked the headers and knows the line
+        store_i64(feed + _F.payload_at, at)
+        store_i64(feed + _F.payload_size, size)
+        return OK
+    if link == LINK_ETHERNET and _is_usual(at, size):
+        udp, group = at + _USUAL_SIZE - _UDP_SIZE, MAPPED_IPV4 | u4(at + _ETHERNET_SIZE + _I4.target)
+        return _accept(feed, udp, u2(udp + _U.size), 0, group)
+    return _open_link(feed, at, size, link)

@@ -3,7 +3,8 @@
 Two tables are indexed by the low bits of the number.  SLOT rows hold the messages above a gap; a slot is
 valid for a number when it says so, hence a newer number pushes out the one that lies a whole window below.
 COPY rows remember, for twice as many numbers, when and on which line each came first and a digest of its
-bytes: that decides the race between the lines and finds copies that differ.  Both cost a store or two per
+bytes: that decides the race between the lines and finds copies that differ.  A digest never leaves the
+process, so it may be the processor's checksum where there is one.  Both cost a store or two per
 message; nothing is searched.
 """
 
@@ -18,10 +19,12 @@ from nimbus.feed.arbiter_state import (
     LEVEL_REREQUEST,
     LINE,
     MESSAGE_BYTES_MAX,
+    PHASE_SNAPSHOT,
     SLOT,
 )
-from nimbus.feed.itch import SIZE_MAX, size_of
+from nimbus.feed.itch import SIZE_MAX, SYSTEM_EVENT, size_of
 from nimbus.feed.state import FEED, bump
+from nimbus.journal.crc32c import HAS_INSTRUCTION, crc_word
 from nimbus.messages import LINE_RECOVERY
 from ringbuf.jit import inlined, kernel
 from ringbuf.memory import (
@@ -35,6 +38,7 @@ from ringbuf.memory import (
     store_u32,
     u1,
     u2,
+    u8,
     wrapping_multiply,
 )
 
@@ -42,7 +46,10 @@ _F, _A, _L, _S, _C = FEED.at, ARBITER.at, LINE.at, SLOT.at, COPY.at
 _LINE_SIZE, _SLOT_SIZE, _COPY_SIZE = LINE.size, SLOT.size, COPY.size
 _FACTOR: Final = -7046029254386353131  # 0x9E3779B97F4A7C15
 _LOW: Final = 0xFFFF_FFFF
+_TS_AT: Final = SYSTEM_EVENT.at.ts_ns  # in every message; in a block the 8 bytes from here end with it
+_TIME: Final = (1 << 48) - 1
 assert SIZE_MAX <= MESSAGE_BYTES_MAX
+assert _C.first == _C.lines + 2  # both are stored as one word
 
 
 @inlined
@@ -79,9 +86,12 @@ def is_remembered(arbiter: int, seq: int) -> bool:
 
 
 @inlined
-def _mix(state: int, value: int) -> int:
+def _mix_by_product(state: int, value: int) -> int:
     mixed = wrapping_multiply(state ^ value, _FACTOR)
     return mixed ^ ((mixed >> 32) & _LOW)
+
+
+_mix = crc_word if HAS_INSTRUCTION else _mix_by_product
 
 
 @inlined
@@ -92,11 +102,11 @@ def digest(at: int, size: int) -> int:
         for index in range(size):
             state = _mix(state, load_u8(at + index))
     else:
-        end = at + size
-        while end - at > 8:
+        last = at + size - 8
+        while at < last:
             state = _mix(state, load_i64(at))
             at += 8
-        state = _mix(state, load_i64(end - 8))  # the last eight, whatever was mixed of them before
+        state = _mix(state, load_i64(last))  # the last eight, whatever was mixed of them before
     return state & _LOW
 
 
@@ -194,18 +204,48 @@ def compare_known(feed: int, at: int, count: int, first: int, line: int, line_ne
     return differ
 
 
+@inlined
+def is_new(feed: int, arbiter: int, first: int, line: int) -> bool:
+    """Say whether a datagram is the usual one: the expected number, which nobody has sent or announced."""
+    expected, high = load_i64(feed + _F.expected), load_i64(arbiter + _A.high)
+    calm = load_i64(arbiter + _A.phase) != PHASE_SNAPSHOT and line != LINE_RECOVERY
+    return (
+        first == expected and first == high and calm and load_i64(line_at(arbiter, line) + _L.next) <= first
+    )
+
+
+@inlined
+def note_new(feed: int, arbiter: int, at: int, count: int, first: int, line: int) -> int:
+    """Count and note well-formed messages of which is_new() holds, in one walk; return the address behind.
+
+    Does what count_blocks, note_line and note_delivered do for them.
+    """
+    row, behind = line_at(arbiter, line), first + count
+    bump(row + _L.datagrams, 1)
+    bump(row + _L.won, count)
+    note_line(arbiter, line, first, behind)
+    store_i64(arbiter + _A.high, behind)
+    store_i64(feed + _F.wrong_run, 0)
+    bump(feed + _F.blocks, count)
+    store_i64(feed + _F.first_ns, u8(at + _TS_AT) & _TIME)
+    recv_ns, copies = load_i64(feed + _F.recv_ns), load_i64(arbiter + _A.copies)
+    mask, lines, last_ns = load_i64(arbiter + _A.copies_mask), 1 << line | line << 16, 0
+    for seq in range(first, behind):
+        size, seen = u2(at), copies + (seq & mask) * _COPY_SIZE
+        bump(feed + _F.types + 8 * u1(at + 2), 1)
+        last_ns = u8(at + _TS_AT) & _TIME
+        store_i64(seen + _C.recv_ns, recv_ns)
+        store_u32(seen + _C.digest, digest(at + 2, size))
+        store_u32(seen + _C.lines, lines)  # and which of them was first
+        at += 2 + size
+    store_i64(feed + _F.last_ns, last_ns)
+    return at
+
+
 @kernel
 def note_delivered(feed: int, at: int, count: int, first: int, line: int, line_next: int) -> None:
     """Note `count` messages that are delivered from where they are: nobody needs their window slots."""
     arbiter, recv_ns = load_i64(feed + _F.arbiter), load_i64(feed + _F.recv_ns)
-    if first == load_i64(arbiter + _A.high) and first >= line_next:  # nothing ahead of it: the usual case
-        for seq in range(first, first + count):
-            size = u2(at)
-            remember(arbiter, seq, digest(at + 2, size), recv_ns, line)
-            at += 2 + size
-        store_i64(arbiter + _A.high, first + count)
-        bump(line_at(arbiter, line) + _L.won, count)
-        return
     for seq in range(first, first + count):
         size = u2(at)
         if is_here(arbiter, seq):

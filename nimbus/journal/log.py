@@ -14,10 +14,10 @@ from nimbus.messages import JOURNAL, JOURNAL_PAYLOAD_SIZE, LAYOUT_VERSION
 from ringbuf.atomics import load_acquire, load_relaxed, store_release
 from ringbuf.crc32c import record_crc
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import clear, copy, load_i64, prefetch_write, store_i64, store_u32
+from ringbuf.memory import clear, load_i64, load_u8, prefetch_write, store_i64, store_u32
 from ringbuf.records import CACHE_LINE, record
 from ringbuf.segment import Segment
-from ringbuf.spsc import HEAD, HEADER_SIZE, MASK, claim, create_ring, publish, room, slot_at, used
+from ringbuf.spsc import HEAD, HEADER_SIZE, MASK, create_ring, publish_many, room, slot_at, used
 
 MAGIC: Final = 0xCF
 LAST_PART: Final = 0x80  # top bit of JOURNAL.part: last record of its group
@@ -67,20 +67,36 @@ def warm_next(stream: int) -> None:
 
 
 @inlined
-def _fill(stream: int, slot: int, part: int, kind: int, payload: int, size: int, now_ns: int) -> None:
-    """Write one whole record at slot; 0 <= size <= JOURNAL_PAYLOAD_SIZE."""
-    seq = load_i64(stream + _S.seq) + 1
-    store_i64(stream + _S.seq, seq)
-    # Whole words: the checksum reads them back at once, and smaller stores would keep it waiting.
-    marks = MAGIC | LAYOUT_VERSION << 8 | load_i64(stream + _S.number) << 16 | part << 24
+def _copy_payload(target: int, source: int, size: int) -> None:
+    """Copy size bytes, at most JOURNAL_PAYLOAD_SIZE, and fill up with zeros; no other byte is read.
+
+    Word by word: these are the words that were stored a moment ago, and the checksum reads them back.
+    """
+    if size == JOURNAL_PAYLOAD_SIZE:
+        for at in range(0, JOURNAL_PAYLOAD_SIZE, 8):
+            store_i64(target + at, load_i64(source + at))
+        return
+    clear(target, JOURNAL_PAYLOAD_SIZE)
+    whole = size & ~7
+    for at in range(0, JOURNAL_PAYLOAD_SIZE, 8):
+        if at >= whole:
+            break
+        store_i64(target + at, load_i64(source + at))
+    word = 0
+    for at in range(size - whole):
+        word |= load_u8(source + whole + at) << 8 * at
+    if size != whole:
+        store_i64(target + whole, word)
+
+
+@inlined
+def _fill(slot: int, marks: int, meaning: int, seq: int, mono_ns: int, now_ns: int) -> None:
+    """Write the head of a record, in whole words, which the checksum reads back at once."""
     store_i64(slot, marks << 32)
-    store_i64(slot + _J.type, kind | size << 16 | load_i64(stream + _S.epoch) << 32)
+    store_i64(slot + _J.type, meaning)
     store_i64(slot + _J.seq, seq)
-    store_i64(slot + _J.mono_ns, now_ns + load_i64(stream + _S.mono_offset_ns))
+    store_i64(slot + _J.mono_ns, mono_ns)
     store_i64(slot + _J.wall_ns, now_ns)
-    copy(slot + _J.payload, payload, size)
-    clear(slot + _J.payload + size, JOURNAL_PAYLOAD_SIZE - size)
-    store_u32(slot + _J.crc32c, record_crc(slot))
 
 
 @kernel
@@ -89,24 +105,25 @@ def append(stream: int, kind: int, payload: int, payload_size: int, now_ns: int)
 
     A group is accepted whole or refused whole (counted).  Returns 1, or 0 when it was refused.
     """
-    parts = max((payload_size + JOURNAL_PAYLOAD_SIZE - 1) // JOURNAL_PAYLOAD_SIZE, 1)
-    ring = load_i64(stream + _S.ring)
+    ring, parts = load_i64(stream + _S.ring), 1
+    if payload_size > JOURNAL_PAYLOAD_SIZE:
+        parts = (payload_size + JOURNAL_PAYLOAD_SIZE - 1) // JOURNAL_PAYLOAD_SIZE
     if payload_size < 0 or parts > PARTS_MAX or kind < 1 or kind > 0xFFFF or room(ring, parts) < parts:
         store_i64(stream + _S.refused, load_i64(stream + _S.refused) + 1)
         return 0
+    marks = MAGIC | LAYOUT_VERSION << 8 | load_i64(stream + _S.number) << 16
+    meaning = kind | load_i64(stream + _S.epoch) << 32
+    mono_ns, seq = now_ns + load_i64(stream + _S.mono_offset_ns), load_i64(stream + _S.seq)
     for part in range(parts):
-        at = part * JOURNAL_PAYLOAD_SIZE
+        slot, size = slot_at(ring, part), min(payload_size, JOURNAL_PAYLOAD_SIZE)
         mark = part | LAST_PART if part == parts - 1 else part
-        _fill(
-            stream,
-            claim(ring),
-            mark,
-            kind,
-            payload + at,
-            min(payload_size - at, JOURNAL_PAYLOAD_SIZE),
-            now_ns,
-        )
-        publish(ring)
+        seq += 1
+        _fill(slot, marks | mark << 24, meaning | size << 16, seq, mono_ns, now_ns)
+        _copy_payload(slot + _J.payload, payload, size)
+        store_u32(slot + _J.crc32c, record_crc(slot))
+        payload, payload_size = payload + size, payload_size - size
+    store_i64(stream + _S.seq, seq)
+    publish_many(ring, parts)
     store_i64(stream + _S.appended, load_i64(stream + _S.appended) + 1)
     return 1
 
