@@ -132,8 +132,8 @@ def digest_by_instruction(addr: int, pairs: int) -> int:
     """Return 64 bits that tell `pairs` pairs of words at addr from others; needs SSE 4.2."""
     even = odd = ALL_ONES
     for pair in range(pairs):
-        even = _crc_word(even, load_i64(addr + pair * 2 * _WORD))
-        odd = _crc_word(odd, load_i64(addr + pair * 2 * _WORD + _WORD))
+        even = crc_word(even, load_i64(addr + pair * 2 * _WORD))
+        odd = crc_word(odd, load_i64(addr + pair * 2 * _WORD + _WORD))
     return even | (odd << 32)
 
 

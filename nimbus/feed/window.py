@@ -24,8 +24,8 @@ from nimbus.feed.arbiter_state import (
 )
 from nimbus.feed.itch import SIZE_MAX, SYSTEM_EVENT, size_of
 from nimbus.feed.state import FEED, bump
-from nimbus.journal.crc32c import HAS_INSTRUCTION, crc_word
 from nimbus.messages import LINE_RECOVERY
+from ringbuf.crc32c import HAS_INSTRUCTION, crc_word
 from ringbuf.jit import inlined, kernel
 from ringbuf.memory import (
     copy,
