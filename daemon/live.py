@@ -121,7 +121,7 @@ class Daemon:
             return [create_player(self.system, config, self._damage, self._fault)]
         placement = "compact" if config.placement == "auto" else config.placement
         request_stop(self.stop_word)
-        if config.rehearse and placement == "compact":
+        if config.rehearse and placement == "compact" and self.system.model.answers:
             self.understudy = Understudy(self.config.orders.timestamp_digits, self.system.model)
         rehearsal = self.understudy.rehearsal if self.understudy else None
         loops = create_loops(segment, pipeline, config, placement, self._fault, rehearsal=rehearsal)

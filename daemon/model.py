@@ -38,6 +38,11 @@ class Model:
         return self.rule.addr if self.rule else 0
 
     @property
+    def answers(self) -> bool:
+        """Whether it is a model at all: off makes no orders."""
+        return self.state != 0 or self.rule_addr != 0
+
+    @property
     def digest(self) -> bytes:
         """16 bytes that stand for the model in the journal; zeros when off."""
         if self.plan is None and self.rule is None:

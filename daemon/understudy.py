@@ -160,7 +160,10 @@ class Understudy:
         self._words["now_ns"] = now_ns
 
     def _note(self) -> None:
-        """Play until no play changes more lines, and note how those were before the first."""
+        """Play until no play changes more lines, and note how those were before the first.
+
+        Where there are more than LINES_MAX nothing will be played: what is not put back would add up.
+        """
         memory = self._memory()
         before = memory.copy()
         changed = np.zeros(len(memory), bool)
@@ -171,7 +174,9 @@ class Understudy:
             if not (now_changed & ~changed).any():
                 break
             changed |= now_changed
-        lines = np.flatnonzero(changed)[:LINES_MAX]
+        lines = np.flatnonzero(changed)
+        if len(lines) > LINES_MAX:
+            return
         base = int(memory.ctypes.data)
         places = self.system.segment.words(self._places, LINES_MAX)
         kept = self.system.segment.words(self._lines, LINES_MAX * 8).reshape(-1, 8)

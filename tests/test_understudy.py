@@ -59,6 +59,13 @@ def test_a_play_leaves_nothing_behind(understudy):
         assert np.array_equal(understudy._memory(), before)
 
 
+def test_what_cannot_be_put_back_is_not_played(monkeypatch):
+    monkeypatch.setattr("daemon.understudy.LINES_MAX", 10)
+    small = Understudy(6)
+    assert int(small._words["count"]) == 0
+    assert small.system.orders.counters()["sent"] == 0
+
+
 def test_a_play_is_a_whole_tick_from_the_frame_to_the_bytes_of_an_order(understudy):
     system, before = understudy.system, understudy._memory().copy()
     target = np.zeros(1, WIRE.dtype)
