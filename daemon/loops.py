@@ -35,7 +35,7 @@ from nimbus.journal.log import has_free, warm_next
 from nimbus.market import BATCH_MAX, fetch, pass_time, take_packet
 from nimbus.market import foresee as market_foresee
 from nimbus.orders.link import transport_work
-from nimbus.orders.rehearse import REHEARSE_NS, rehearse
+from nimbus.orders.rehearse import REHEARSE_NS, rehearse, warm_kept
 from nimbus.orders.rehearse import foresee as orders_foresee
 from nimbus.orders.reports import receive
 from nimbus.orders.state import INTENTS_KEPT, kept_locate
@@ -104,6 +104,7 @@ def _keep_warm(p: Pipeline) -> None:
         if 0 < locate < p.market.books.symbols_max:
             warm_symbol(p.strategy, locate)
             warm_best(p.market.books, locate)
+            warm_kept(p.orders, slot)
     _foresee(p)
 
 

@@ -48,7 +48,7 @@ from ringbuf.segment import Segment
 from ringbuf.seqlock import cell_size, read
 from ringbuf.spsc import claim, create_ring, front, pop, publish, warm_slot
 from strategy.ask import answers, ask
-from strategy.contradiction import ContradictionEngine, forget, item_of, reason_of, tag, tag_of
+from strategy.contradiction import ContradictionEngine, forget, item_of, reason_of, tag, tag_of, warm_state
 from strategy.features import (
     RUN_BEGAN,
     VECTOR_WRITTEN,
@@ -67,6 +67,7 @@ from strategy.trading_model import (
     HOLDING,
     TradingModel,
     cancel_overdue,
+    deadline,
     decide,
     find_overdue,
     holding,
@@ -255,8 +256,11 @@ def foresee(strategy: int) -> None:
 
 @inlined
 def warm_symbol(strategy: int, locate: int) -> None:
-    """Fetch what a decision about a symbol reads: its features and its holding."""
+    """Fetch what a decision about a symbol reads: its features, its tag's state, its holding."""
     warm_row(load_i64(strategy + _AT.features), locate)
+    warm_state(load_i64(strategy + _AT.engine), locate)
+    prefetch(load_i64(strategy + _AT.seen) + locate * _SEEN_SIZE)
+    prefetch(deadline(load_i64(strategy + _AT.model), locate))
     row = holding(load_i64(strategy + _AT.model), locate)
     for line in range(_HOLDING_LINES):
         prefetch(row + line * CACHE_LINE)

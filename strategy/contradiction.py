@@ -36,8 +36,8 @@ from nimbus.messages import (
     TAG_UNDERHYPE,
 )
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import clear, load_f64, load_i64, store_f64, store_i64
-from ringbuf.records import record
+from ringbuf.memory import clear, load_f64, load_i64, prefetch, store_f64, store_i64
+from ringbuf.records import CACHE_LINE, record
 from ringbuf.segment import Segment
 from strategy.features.arithmetic import LN2, decay, log_ratio
 
@@ -113,6 +113,13 @@ _UNUSABLE = BOOK_CROSSED | BOOK_ONE_SIDED
 def row(engine: int, locate: int) -> int:
     """Return the address of a symbol's CONTRADICTION_STATE; locate is assumed to be in range."""
     return engine + _HEAD_SIZE + locate * _ROW_SIZE
+
+
+@inlined
+def warm_state(engine: int, locate: int) -> None:
+    """Fetch a symbol's CONTRADICTION_STATE, without its history; locate is assumed to be in range."""
+    for offset in range(0, _AT.history, CACHE_LINE):
+        prefetch(row(engine, locate) + offset)
 
 
 @inlined

@@ -52,7 +52,17 @@ from nimbus.fix.tags import (
 )
 from nimbus.messages import BUY, ORDER, SELL, TIF_DAY, TIF_IOC
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import copy, copy_line, load_i64, load_u8, load_u16, store_i64, store_u8, store_u32
+from ringbuf.memory import (
+    copy,
+    copy_line,
+    load_i64,
+    load_u8,
+    load_u16,
+    prefetch,
+    store_i64,
+    store_u8,
+    store_u32,
+)
 from ringbuf.records import CACHE_LINE
 
 _FORM, _TEMPLATE, _CODEC, _REPORT, _ORDER = FORM.at, TEMPLATE.at, CODEC.at, REPORT.at, ORDER.at
@@ -98,14 +108,20 @@ def _form(codec: int, index: int) -> int:
 
 
 @inlined
+def _template_at(codec: int, locate: int, index: int) -> int:
+    """Return the address of a template; locate < symbols_max."""
+    place = locate * load_i64(codec + _CODEC.forms_count) + index
+    return load_i64(codec + _CODEC.templates) + place * _TEMPLATE_SIZE
+
+
+@inlined
 def _template(codec: int, locate: int, index: int, seq: int, now_ns: int) -> int:
     """Return the template of (locate, form) for a message that can be numbered and dated, or a refusal."""
     if seq < 1 or seq > MSG_SEQ_NUM_MAX or now_ns < 0:
         return DOES_NOT_FIT
     if locate >= load_i64(codec + _CODEC.symbols_max):
         return NO_SYMBOL
-    place = locate * load_i64(codec + _CODEC.forms_count) + index
-    template = load_i64(codec + _CODEC.templates) + place * _TEMPLATE_SIZE
+    template = _template_at(codec, locate, index)
     if locate:
         symbol = load_i64(load_i64(codec + _CODEC.symbols) + locate * load_i64(codec + _CODEC.symbols_stride))
         if symbol == 0 or symbol != load_i64(template + _TEMPLATE.symbol):
@@ -136,6 +152,19 @@ def _finish(target: int, template: int, total: int) -> int:
     return size
 
 
+@inlined
+def _new_order_form(side: int, tif: int) -> int:
+    return NEW_ORDER + 2 * (side == SELL) + (tif == TIF_IOC)
+
+
+@inlined
+def warm_new_order(codec: int, locate: int, side: int, tif: int) -> None:
+    """Fetch what the NewOrderSingle of a symbol is copied from; locate < symbols_max."""
+    template = _template_at(codec, locate, _new_order_form(side, tif))
+    for offset in range(0, _TEMPLATE.text + _FIRST_SIZE, CACHE_LINE):
+        prefetch(template + offset)
+
+
 @kernel
 def encode_new_order(codec: int, target: int, order: int, seq: int, now_ns: int) -> int:
     """Write the NewOrderSingle of an ORDER record to target (room for WIRE_BYTES_MAX bytes).
@@ -148,7 +177,7 @@ def encode_new_order(codec: int, target: int, order: int, seq: int, now_ns: int)
         return DOES_NOT_FIT
     if side not in (BUY, SELL) or tif not in (TIF_DAY, TIF_IOC) or load_u16(order + _ORDER.locate) == 0:
         return BAD_FORM
-    index = NEW_ORDER + 2 * (side == SELL) + (tif == TIF_IOC)
+    index = _new_order_form(side, tif)
     template = _template(codec, load_u16(order + _ORDER.locate), index, seq, now_ns)
     if template < 0:
         return template

@@ -10,21 +10,25 @@ from __future__ import annotations
 
 from typing import Final
 
+from nimbus.fix.template import warm_new_order
 from nimbus.journal.log import warm_next
-from nimbus.messages import INTENT, INTENT_NEW
+from nimbus.messages import INTENT, INTENT_NEW, POSITION, TOP_OF_BOOK
 from nimbus.orders.journal_records import ORDER_OUT
 from nimbus.orders.pool import warm_next_order
-from nimbus.orders.risk import PASSED, check
+from nimbus.orders.risk import PASSED, RISK, check, position_at
 from nimbus.orders.send import write_new
 from nimbus.orders.state import INTENTS_KEPT, ORDERS
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import load_i64, load_u8, prefetch_write, store_i64
+from ringbuf.memory import load_i64, load_u8, load_u16, prefetch, prefetch_write, store_i64
 from ringbuf.records import CACHE_LINE
+from ringbuf.seqlock import cell_size
 from ringbuf.spsc import room, slot_at, warm_slot
 
 REHEARSE_NS: Final = 20_000  # between two rehearsals of an idle loop
 
-_ORDERS, _INTENT = ORDERS.at, INTENT.at
+_ORDERS, _INTENT, _RISK = ORDERS.at, INTENT.at, RISK.at
+_POSITION_SIZE: Final = POSITION.size
+_TOP_CELL: Final = cell_size(TOP_OF_BOOK)
 _INTENT_SIZE: Final = INTENT.size
 _PAYLOAD_LINES: Final = -(-ORDER_OUT.size // CACHE_LINE)
 
@@ -37,6 +41,19 @@ def foresee(orders: int) -> None:
     warm_next(load_i64(orders + _ORDERS.stream))
     for line in range(_PAYLOAD_LINES):
         prefetch_write(orders + _ORDERS.payload + line * CACHE_LINE)
+
+
+@inlined
+def warm_kept(orders: int, slot: int) -> None:
+    """Fetch what the next order of a kept intent's symbol reads; slot < INTENTS_KEPT."""
+    intent = orders + _ORDERS.intents_kept + slot * _INTENT_SIZE
+    risk, locate = load_i64(orders + _ORDERS.risk), load_u16(intent + _INTENT.locate)
+    for offset in range(0, _POSITION_SIZE, CACHE_LINE):
+        prefetch(position_at(risk, locate) + offset)
+    for offset in range(0, _TOP_CELL, CACHE_LINE):
+        prefetch(load_i64(risk + _RISK.tops) + locate * _TOP_CELL + offset)
+    side, tif = load_u8(intent + _INTENT.side), load_u8(intent + _INTENT.tif)
+    warm_new_order(load_i64(orders + _ORDERS.codec), locate, side, tif)
 
 
 @kernel

@@ -14,6 +14,7 @@ from strategy.trading_model.state import (
     STATES,
     TRADING,
     TradingModel,
+    deadline,
     holding,
     warm_bits,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "TRADING",
     "TradingModel",
     "cancel_overdue",
+    "deadline",
     "decide",
     "find_overdue",
     "holding",
