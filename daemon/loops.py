@@ -52,7 +52,7 @@ from strategy.agent import foresee as strategy_foresee
 from strategy.agent import warm_symbol, work
 
 PACKETS_MAX: Final = 32
-IDLE_SHARE: Final = 20  # an idle loop rehearses for at most one part in so many of its time
+IDLE_SHARE: Final = 10  # an idle loop rehearses for at most one part in so many of its time
 SAMPLE_MASK: Final = 15  # one packet in 16 has its stages timed
 DECISIONS_ROOM: Final = 4 * BATCH_MAX  # records: an event may lead to two decisions of two records each
 _C = CONTROL.at
