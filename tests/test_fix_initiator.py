@@ -295,6 +295,21 @@ async def test_heartbeats_and_test_requests_keep_the_session_up(acceptor):
         await trader.active()
 
 
+async def test_a_heartbeat_that_waits_for_the_orders_loop_is_not_asked_for_again(acceptor):
+    settings = type(SETTINGS)(SETTINGS.role, "CONTRAFUSION", "VENUE", heartbeat_s=1)
+    async with trading(acceptor.port, settings=settings) as trader:
+        await trader.active()
+        trader.loop.stop()
+        before = acceptor.stores["CONTRAFUSION"].next_in
+        await asyncio.sleep(1.6)
+        assert trader.initiator.state is State.ACTIVE
+        trader.loop = OrdersLoop(trader.rig)
+        trader.loop.start()
+        await trader.until(lambda: acceptor.stores["CONTRAFUSION"].next_in > before)
+        await asyncio.sleep(0.2)
+        assert acceptor.stores["CONTRAFUSION"].next_in - before <= 3  # Heartbeat, TestRequest, an answer to one
+
+
 async def test_a_long_gap_is_asked_for_in_chunks(acceptor):
     settings = type(SETTINGS)(SETTINGS.role, "CONTRAFUSION", "VENUE", resend_chunk=5)
     async with trading(acceptor.port, settings=settings) as trader:

@@ -61,6 +61,7 @@ class RingPort:
         self._transport = transport
         self.next_in, self.highest = 1, 0
         self.is_stuck = False  # a command found the ring full
+        self._asked_ns = 0  # when the last message was asked for
 
     def see(self, event: SessionIn) -> None:
         """Take over the numbers of an event."""
@@ -79,16 +80,17 @@ class RingPort:
 
     @property
     def sent_ns(self) -> int:
-        """When bytes were last sent."""
-        return self._transport.word("sent_ns")
+        """When bytes were last sent, or asked for: those may wait until the orders loop comes to them."""
+        return max(self._transport.word("sent_ns"), self._asked_ns)
 
     @property
     def received_ns(self) -> int:
         """When bytes were last received."""
         return self._transport.word("received_ns")
 
-    def send(self, msg_type: str, body: bytes, now_ns: int) -> int:  # noqa: ARG002  stamped when it leaves
-        """Have a session message sent; its number is given in the orders loop."""
+    def send(self, msg_type: str, body: bytes, now_ns: int) -> int:
+        """Have a session message sent; its number and its times are given in the orders loop."""
+        self._asked_ns = now_ns
         self._command(OUT_SEND, msg_type=msg_type, body=body)
         return 0
 
