@@ -32,11 +32,23 @@ from daemon.rung_change import change_rung, rung_waits
 from nimbus.book.levels import warm_best
 from nimbus.feed.source import next_of
 from nimbus.journal.log import has_free, warm_next
-from nimbus.market import BATCH_MAX, fetch, pass_time, take_packet
+from nimbus.market import (
+    BATCH_MAX,
+    MarketState,
+    fetch,
+    foresee_message,
+    foresee_order,
+    is_foreseen,
+    names_order,
+    pass_time,
+    take_packet,
+    usual_message,
+)
 from nimbus.market import foresee as market_foresee
 from nimbus.orders.link import transport_work
 from nimbus.orders.rehearse import REHEARSE_NS, rehearse, warm_kept
 from nimbus.orders.rehearse import foresee as orders_foresee
+from nimbus.orders.rehearse import warm_symbol as warm_position
 from nimbus.orders.reports import receive
 from nimbus.orders.state import INTENTS_KEPT, kept_locate
 from nimbus.venue.paper import receive as venue_receive
@@ -83,17 +95,44 @@ def no_rehearsal(segment: Segment, pipeline: Pipeline) -> Rehearsal:
     return Rehearsal(pipeline, segment.allocate("rehearsal", REHEARSAL.size))
 
 
-@inlined
-def _foresee(p: Pipeline) -> None:
-    """Ask for the lines that a tick writes, while those of its packet are still on their way.
+@kernel
+def _foresee(events: int, change: int, strategy: int, strategy_stream: int, orders: int) -> None:
+    """Ask for the lines that every tick reads or writes, while those of its packet are still on their way.
 
     A tick copies records that it has just written and sums their bytes; a store to a far line keeps all of
-    that waiting.  Asked for together, they come together.
+    that waiting.  Asked for together, they come together.  Called, with few arguments, and not pasted in: so
+    what runs while the loop idles is the very code that a packet meets.
     """
-    market_foresee(p.market)
-    strategy_foresee(p.strategy)
-    warm_next(p.strategy_stream)
-    orders_foresee(p.orders)
+    market_foresee(events, change)
+    strategy_foresee(strategy)
+    warm_next(strategy_stream)
+    orders_foresee(orders)
+
+
+@kernel
+def _foresee_symbol(market: MarketState, strategy: int, orders: int, message: int) -> None:
+    """Ask for what a decision and an order about a message's symbol read, while its book changes."""
+    locate = foresee_message(market, message)
+    if 0 < locate < market.books.symbols_max:
+        warm_symbol(strategy, locate)
+        warm_position(orders, locate)
+
+
+@inlined
+def _foresee_packet(p: Pipeline) -> None:
+    """Ask for the lines of the symbol that a usual packet begins with, before the packet is opened."""
+    message = usual_message(p.market)
+    if message != 0:
+        _foresee_symbol(p.market, p.strategy, p.orders, message)
+
+
+@inlined
+def _foresee_message(p: Pipeline, message: int) -> None:
+    """Ask for the order of a message in hand, or for all where the guess was another message."""
+    if is_foreseen(p.market, message):
+        foresee_order(p.market, message)
+    elif names_order(message):
+        _foresee_symbol(p.market, p.strategy, p.orders, message)
 
 
 @inlined
@@ -105,7 +144,7 @@ def _keep_warm(p: Pipeline) -> None:
             warm_symbol(p.strategy, locate)
             warm_best(p.market.books, locate)
             warm_kept(p.orders, slot)
-    _foresee(p)
+    _foresee(p.market.events, p.market.change, p.strategy, p.strategy_stream, p.orders)
 
 
 @inlined
@@ -122,6 +161,7 @@ def _carry(p: Pipeline, now_ns: int, started_ns: int, is_sampled: bool) -> int:
     message = fetch(p.market)
     while message != 0:
         done += 1
+        _foresee_message(p, message)
         _count_message(p)
         step(p, message, now_ns, started_ns, is_sampled)
         message = fetch(p.market)
@@ -148,6 +188,7 @@ def play(r: Rehearsal) -> None:
     rung = load_i64(r.words + _R.rung)
     if rung != 0:
         store_i64(load_i64(r.words + _R.rung_played), load_relaxed(rung))
+    _foresee_packet(r.pipeline)
     take_packet(r.pipeline.market)
     _carry(r.pipeline, now_ns, started_ns, load_i64(r.words + _R.is_sampled) != 0)
     places, lines = load_i64(r.words + _R.places), load_i64(r.words + _R.lines)
@@ -183,7 +224,8 @@ def run_compact(p: Pipeline, loop: Loop, r: Rehearsal) -> int:
                     break
                 seen_ns = clock_ns(loop.clock)
             packets += 1
-            _foresee(p)
+            _foresee(p.market.events, p.market.change, p.strategy, p.strategy_stream, p.orders)
+            _foresee_packet(p)
             now_ns = max(take_packet(p.market), seen_ns)
             is_sampled = packets & SAMPLE_MASK == 0
             if is_sampled:

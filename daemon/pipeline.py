@@ -32,6 +32,7 @@ from nimbus.messages import NEWS as NEWS_RECORD
 from nimbus.orders.kill_switch import effective
 from nimbus.orders.link import transport_work
 from nimbus.orders.pool import first_open
+from nimbus.orders.rehearse import warm_intent
 from nimbus.orders.reports import receive
 from nimbus.orders.send import cancel_all, take_intent
 from nimbus.orders.state import ORDERS, note_intent
@@ -220,6 +221,8 @@ def take_intents(p: Pipeline, clock: int, now_ns: int, started_ns: int) -> int:
         is_timed = load_i64(p.orders + _O.intents) & TIMED_MASK == 0
         before_ns = clock_ns(clock) if is_timed else 0
         is_order, recv_ns = load_u8(intent + _I.kind) == INTENT_NEW, load_i64(intent + _I.recv_ns)
+        if is_order:
+            warm_intent(p.orders, intent)
         reason = take_intent(p.orders, intent, now_ns)
         taken += 1
         made_ns = clock_ns(clock) if is_timed or p.transport == 0 else 0

@@ -14,10 +14,13 @@ from typing import Any, Final
 
 from nimbus.book.book import apply
 from nimbus.book.layout import BookState
+from nimbus.book.levels import warm_best
+from nimbus.book.order_map import warm_bucket, warm_order
 from nimbus.book.owner import Books
 from nimbus.book.publish import mark, mark_all, write_event
 from nimbus.book.reset import reset
 from nimbus.feed.decode import Feed, next_message, open_packet
+from nimbus.feed.itch import DELETE, size_of
 from nimbus.feed.state import FEED
 from nimbus.feed.timers import feed_timers, is_loading
 from nimbus.messages import (
@@ -26,13 +29,14 @@ from nimbus.messages import (
     BOOK_STALE,
     CHANGE,
     DEPTH_CHANGED,
+    LINK_UDP,
     PACKET,
     STATE_CHANGED,
     TOP_CHANGED,
     TRADED,
 )
 from ringbuf.jit import inlined, kernel
-from ringbuf.memory import load_i64, prefetch_write, store_i64
+from ringbuf.memory import load_i64, load_u16, load_u32, prefetch_write, store_i64, u1, u2, u8
 from ringbuf.records import CACHE_LINE, record
 from ringbuf.segment import Segment
 from ringbuf.spsc import claim, create_ring, publish, warm_slot
@@ -52,10 +56,14 @@ MARKET = record(
     i8  lost        BOOK_EVENTs not published: the ring was full
     i8  now_ns      time of the packet in hand; never falls
     i8  bad         messages that the books refused
-    i8  pad         zero
+    i8  foreseen    address of the message whose symbol's lines were asked for last
     """,
 )
-_F, _M = FEED.at, MARKET.at
+_F, _M, _P = FEED.at, MARKET.at, PACKET.at
+_LOCATE_AT, _REF_AT = DELETE.at.locate, DELETE.at.order_ref
+MESSAGE_MIN: Final = DELETE.size  # bytes up to the end of the first order reference
+_IN_UDP: Final = 20 + 2  # MoldUDP64, length of the message
+_IN_FRAME: Final = 14 + 20 + 8 + _IN_UDP  # Ethernet, IPv4 without options, UDP
 
 MarketState = namedtuple("MarketState", ["feed", "books", "change", "packet", "events", "words"])
 
@@ -81,11 +89,53 @@ def renew(market: MarketState) -> None:
 
 
 @inlined
-def foresee(market: MarketState) -> None:
+def foresee(events: int, change: int) -> None:
     """Fetch what the next message is written to: CHANGE and the slot of its event."""
-    warm_slot(market.events)
+    warm_slot(events)
     for line in range(_CHANGE_LINES):
-        prefetch_write(market.change + line * CACHE_LINE)
+        prefetch_write(change + line * CACHE_LINE)
+
+
+@inlined
+def usual_message(market: MarketState) -> int:
+    """Return where the first message stands if the packet in hand is a usual one; 0 = it is too short.
+
+    A guess, for those who fetch: the packet has not been opened.  MESSAGE_MIN bytes are there.
+    """
+    at = _IN_UDP if load_u16(market.packet + _P.link) == LINK_UDP else _IN_FRAME
+    if load_u32(market.packet + _P.size) < at + MESSAGE_MIN:
+        return 0
+    return load_i64(market.packet + _P.frame_at) + at
+
+
+@inlined
+def names_order(message: int) -> bool:
+    """Say whether a message may be foreseen: it is long enough for an order reference."""
+    return size_of(u1(message)) >= MESSAGE_MIN
+
+
+@inlined
+def is_foreseen(market: MarketState, message: int) -> bool:
+    """Say whether foresee_message has just been called for a message."""
+    return load_i64(market.words + _M.foreseen) == message
+
+
+@inlined
+def foresee_message(market: MarketState, message: int) -> int:
+    """Fetch what a message's book and order are found by; return its locate.  MESSAGE_MIN bytes are read."""
+    store_i64(market.words + _M.foreseen, message)
+    books, locate = market.books, u2(message + _LOCATE_AT)
+    if locate < books.symbols_max:
+        warm_best(books, locate)
+    warm_bucket(books, u8(message + _REF_AT))
+    return locate
+
+
+@inlined
+def foresee_order(market: MarketState, message: int) -> None:
+    """Fetch the order that a message names, when foresee_message was some time ago."""
+    if names_order(message):
+        warm_order(market.books, u8(message + _REF_AT))
 
 
 @inlined

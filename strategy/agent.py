@@ -47,8 +47,17 @@ from ringbuf.records import CACHE_LINE
 from ringbuf.segment import Segment
 from ringbuf.seqlock import cell_size, read
 from ringbuf.spsc import claim, create_ring, front, pop, publish, warm_slot
-from strategy.ask import answers, ask
-from strategy.contradiction import ContradictionEngine, forget, item_of, reason_of, tag, tag_of, warm_state
+from strategy.ask import answers, ask, warm_asked
+from strategy.contradiction import (
+    ContradictionEngine,
+    forget,
+    item_of,
+    reason_of,
+    tag,
+    tag_of,
+    warm_engine,
+    warm_state,
+)
 from strategy.features import (
     RUN_BEGAN,
     VECTOR_WRITTEN,
@@ -72,6 +81,7 @@ from strategy.trading_model import (
     find_overdue,
     holding,
     on_fill,
+    warm_head,
 )
 
 JOURNAL_ALL, JOURNAL_ACTIONS = 0, 1
@@ -247,7 +257,10 @@ def take(strategy: int, event: int, now_ns: int) -> int:
 
 @inlined
 def foresee(strategy: int) -> None:
-    """Fetch what the next decision is written to: its slots in both rings, inputs and answer of the model."""
+    """Fetch what every decision reads and writes: parameters, inputs and answer, its slots in both rings."""
+    warm_engine(load_i64(strategy + _AT.engine))
+    warm_head(load_i64(strategy + _AT.model))
+    warm_asked(strategy)
     warm_slot(load_i64(strategy + _AT.decisions))
     warm_slot(load_i64(strategy + _AT.intents))
     for offset in _MAKING:

@@ -20,12 +20,14 @@ from ringbuf.memory import (
     load_u8,
     load_u16,
     load_u32,
+    prefetch,
     store_f64,
     store_i64,
     store_u8,
     store_u16,
 )
-from strategy.features import normalise, vector_at
+from ringbuf.records import CACHE_LINE
+from strategy.features import NORMALISATION, normalise, vector_at
 from strategy.rule import LINEAR, linear_answer
 from strategy.shadows import sample
 from strategy.state import SCRATCH, STRATEGY
@@ -34,7 +36,7 @@ SAMPLES: Final = 32  # what DECISION.agree counts
 
 _AT, _EVENT, _DECISION, _LINEAR = STRATEGY.at, BOOK_EVENT.at, DECISION.at, LINEAR.at
 _INFERENCE, _SCRATCH = INFERENCE.at, SCRATCH.at
-_HEAD_SIZE = STRATEGY.size
+_HEAD_SIZE, _LINEAR_SIZE, _NORMALISATION_SIZE = STRATEGY.size, LINEAR.size, NORMALISATION.size
 
 
 @inlined
@@ -90,6 +92,16 @@ def _ask_rule(strategy: int, decision: int, inputs: int) -> None:
 def answers(strategy: int) -> bool:
     """Say whether anything can be asked: a plan or a rule."""
     return load_i64(strategy + _AT.plan) != 0 or load_i64(strategy + _AT.rule) != 0
+
+
+@inlined
+def warm_asked(strategy: int) -> None:
+    """Fetch what comes between a vector and its answer: means and deviations, and the linear rule."""
+    for offset in range(0, _NORMALISATION_SIZE, CACHE_LINE):
+        prefetch(load_i64(strategy + _AT.normalisation) + offset)
+    if load_i64(strategy + _AT.rule) != 0:
+        for offset in range(0, _LINEAR_SIZE, CACHE_LINE):
+            prefetch(load_i64(strategy + _AT.rule) + offset)
 
 
 @inlined

@@ -117,9 +117,20 @@ def row(engine: int, locate: int) -> int:
 
 @inlined
 def warm_state(engine: int, locate: int) -> None:
-    """Fetch a symbol's CONTRADICTION_STATE, without its history; locate is assumed to be in range."""
+    """Fetch a symbol's CONTRADICTION_STATE, of its history the ends; locate is assumed to be in range."""
+    state = row(engine, locate)
     for offset in range(0, _AT.history, CACHE_LINE):
-        prefetch(row(engine, locate) + offset)
+        prefetch(state + offset)
+    samples = load_i64(state + _AT.samples)
+    for sample in (samples, samples - WINDOW_STEPS):
+        prefetch(state + _AT.history + (sample & (HISTORY - 1)) * 8)
+
+
+@inlined
+def warm_engine(engine: int) -> None:
+    """Fetch the parameters."""
+    for offset in range(0, _HEAD_SIZE, CACHE_LINE):
+        prefetch(engine + offset)
 
 
 @inlined

@@ -307,7 +307,9 @@ async def test_a_heartbeat_that_waits_for_the_orders_loop_is_not_asked_for_again
         trader.loop.start()
         await trader.until(lambda: acceptor.stores["CONTRAFUSION"].next_in > before)
         await asyncio.sleep(0.2)
-        assert acceptor.stores["CONTRAFUSION"].next_in - before <= 3  # Heartbeat, TestRequest, an answer to one
+        assert (
+            acceptor.stores["CONTRAFUSION"].next_in - before <= 3
+        )  # Heartbeat, TestRequest, an answer to one
 
 
 async def test_a_long_gap_is_asked_for_in_chunks(acceptor):

@@ -8,7 +8,7 @@ from orders_rig import NOW, Rig, bytes_at
 from nimbus.messages import SELL
 from nimbus.orders.rehearse import rehearse
 from nimbus.orders.risk import Reason
-from nimbus.orders.state import ORDERS, note_intent
+from nimbus.orders.state import INTENTS_KEPT, ORDERS, note_intent
 
 INTENTS = (
     {"qty": 100, "px": 1_000_100},
@@ -39,16 +39,30 @@ def test_orders_after_rehearsals_are_the_same_orders(digits):
         now_ns = NOW + step * 1_000_777
         note_intent(rehearsed.orders.addr, rehearsed.intent(decision=1, **intent))
         rehearsed.decision -= 1
-        for ahead in range(16):  # each kept intent comes twice, and a second passes
+        for ahead in range(2 * INTENTS_KEPT):  # each kept intent comes twice, and two seconds pass
             made += rehearse(rehearsed.orders.addr, now_ns + ahead * 60_000_000)
         assert plain.send(now_ns, **intent) == rehearsed.send(now_ns, **intent)
         assert kept(plain) == kept(rehearsed)
     assert made >= 2 * len(INTENTS)
 
 
-def test_nothing_is_rehearsed_of_what_would_be_denied():
-    rig = Rig()
+def test_what_would_be_denied_is_rehearsed_and_leaves_no_trace():
+    plain, rehearsed = Rig(), Rig()
+    for rig in (plain, rehearsed):
+        rig.arm()
+    note_intent(rehearsed.orders.addr, rehearsed.intent(qty=0))
+    rehearsed.decision -= 1
+    assert sum(rehearse(rehearsed.orders.addr, NOW) for _ in range(2 * INTENTS_KEPT)) == 2
+    for intent in ({"qty": 0}, {"qty": 100}):
+        assert plain.send(NOW, **intent) == rehearsed.send(NOW, **intent)
+        assert kept(plain) == kept(rehearsed)
+    assert rehearsed.send(qty=0) == Reason.QTY
+
+
+def test_nothing_is_rehearsed_without_room_in_the_pool():
+    rig = Rig(limits={"rate_burst": 1_000}, day_orders_max=2)
     rig.arm()
-    note_intent(rig.orders.addr, rig.intent(qty=0))
-    assert not any(rehearse(rig.orders.addr, NOW) for _ in range(16))
-    assert rig.send(qty=0) == Reason.QTY
+    note_intent(rig.orders.addr, rig.intent(qty=100))
+    while rig.send(qty=100) == Reason.PASSED:
+        pass
+    assert not any(rehearse(rig.orders.addr, NOW) for _ in range(2 * INTENTS_KEPT))

@@ -160,9 +160,11 @@ def _new_order_form(side: int, tif: int) -> int:
 @inlined
 def warm_new_order(codec: int, locate: int, side: int, tif: int) -> None:
     """Fetch what the NewOrderSingle of a symbol is copied from; locate < symbols_max."""
-    template = _template_at(codec, locate, _new_order_form(side, tif))
+    index = _new_order_form(side, tif)
     for offset in range(0, _TEMPLATE.text + _FIRST_SIZE, CACHE_LINE):
-        prefetch(template + offset)
+        prefetch(_template_at(codec, locate, index) + offset)
+    for offset in range(0, _FORM.text, CACHE_LINE):
+        prefetch(_form(codec, index) + offset)
 
 
 @kernel

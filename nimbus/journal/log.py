@@ -17,7 +17,7 @@ from ringbuf.jit import inlined, kernel
 from ringbuf.memory import clear, load_i64, load_u8, prefetch_write, store_i64, store_u32
 from ringbuf.records import CACHE_LINE, record
 from ringbuf.segment import Segment
-from ringbuf.spsc import HEAD, HEADER_SIZE, MASK, create_ring, publish_many, room, slot_at, used
+from ringbuf.spsc import HEAD, HEADER_SIZE, MASK, TAIL, create_ring, publish_many, room, slot_at, used
 
 MAGIC: Final = 0xCF
 LAST_PART: Final = 0x80  # top bit of JOURNAL.part: last record of its group
@@ -60,8 +60,9 @@ def has_free(stream: int, least: int) -> bool:
 
 @inlined
 def warm_next(stream: int) -> None:
-    """Fetch the lines of the next records for writing."""
+    """Fetch the lines of the next records for writing, and the index that publishes them."""
     ring = load_i64(stream + _S.ring)
+    prefetch_write(ring + TAIL)
     for line in range(_WARM_LINES):
         prefetch_write(slot_at(ring, line // _RECORD_LINES) + line % _RECORD_LINES * CACHE_LINE)
 

@@ -62,6 +62,7 @@ LINK = record(
 _POOL, _LINK, _ORDER = POOL.at, LINK.at, ORDER.at
 _ORDER_SIZE: Final = ORDER.size
 _LINK_SIZE: Final = LINK.size
+_POOL_SIZE: Final = POOL.size
 
 
 @inlined
@@ -102,7 +103,9 @@ def next_order(pool: int) -> int:
 
 @inlined
 def warm_next_order(pool: int) -> None:
-    """Fetch the lines of the slot that the next order will have for writing."""
+    """Fetch the lines of the slot that the next order will have for writing, and the counts."""
+    for offset in range(0, _POOL_SIZE, CACHE_LINE):
+        prefetch_write(pool + offset)
     order = next_order(pool)
     for line in range(_ORDER_SIZE // CACHE_LINE):
         prefetch_write(order + line * CACHE_LINE)

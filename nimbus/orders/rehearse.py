@@ -1,9 +1,9 @@
 """Rehearsals: while nothing happens, make an order that is not sent, so that the next finds all at hand.
 
 An order is made a few times a second, and what it needs leaves the caches in between: code, templates,
-limits, the next slots of pool, ring and journal.  A rehearsal checks a recent intent again, writes it into
-the slots that the next real order will use, and leaves them unpublished, as a refusal would.  Nothing is
-counted but the rehearsals themselves; no state of orders, risk or journal changes.
+limits, the next slots of pool, ring and journal.  A rehearsal checks a recent intent again and, whatever the
+answer, writes it into the slots that the next real order will use, and leaves them unpublished, as a refusal
+would.  Nothing is counted but the rehearsals themselves; no state of orders, risk or journal changes.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from nimbus.fix.template import warm_new_order
 from nimbus.journal.log import warm_next
 from nimbus.messages import INTENT, INTENT_NEW, POSITION, TOP_OF_BOOK
 from nimbus.orders.journal_records import ORDER_OUT
-from nimbus.orders.pool import warm_next_order
-from nimbus.orders.risk import PASSED, RISK, check, position_at
+from nimbus.orders.pool import has_room, warm_next_order
+from nimbus.orders.risk import RISK, check, position_at
 from nimbus.orders.send import write_new
 from nimbus.orders.state import INTENTS_KEPT, ORDERS
 from ringbuf.jit import inlined, kernel
@@ -31,11 +31,14 @@ _POSITION_SIZE: Final = POSITION.size
 _TOP_CELL: Final = cell_size(TOP_OF_BOOK)
 _INTENT_SIZE: Final = INTENT.size
 _PAYLOAD_LINES: Final = -(-ORDER_OUT.size // CACHE_LINE)
+_HEAD_LINES: Final = 3  # addresses, sequence number, counters of what is sent
 
 
 @inlined
 def foresee(orders: int) -> None:
-    """Fetch what the next order is written to: its slots in pool, ring and journal, its payload."""
+    """Fetch what every order reads and writes: counters, its slots in pool, ring and journal, its payload."""
+    for line in range(_HEAD_LINES):
+        prefetch_write(orders + line * CACHE_LINE)
     warm_slot(load_i64(orders + _ORDERS.out))
     warm_next_order(load_i64(orders + _ORDERS.pool))
     warm_next(load_i64(orders + _ORDERS.stream))
@@ -44,16 +47,28 @@ def foresee(orders: int) -> None:
 
 
 @inlined
-def warm_kept(orders: int, slot: int) -> None:
-    """Fetch what the next order of a kept intent's symbol reads; slot < INTENTS_KEPT."""
-    intent = orders + _ORDERS.intents_kept + slot * _INTENT_SIZE
-    risk, locate = load_i64(orders + _ORDERS.risk), load_u16(intent + _INTENT.locate)
+def warm_symbol(orders: int, locate: int) -> None:
+    """Fetch what the checks of a symbol's order read: its position and the top of its book."""
+    risk = load_i64(orders + _ORDERS.risk)
     for offset in range(0, _POSITION_SIZE, CACHE_LINE):
         prefetch(position_at(risk, locate) + offset)
     for offset in range(0, _TOP_CELL, CACHE_LINE):
         prefetch(load_i64(risk + _RISK.tops) + locate * _TOP_CELL + offset)
+
+
+@inlined
+def warm_intent(orders: int, intent: int) -> None:
+    """Fetch what the message of a new order's INTENT is made of; its locate < symbols_max."""
     side, tif = load_u8(intent + _INTENT.side), load_u8(intent + _INTENT.tif)
-    warm_new_order(load_i64(orders + _ORDERS.codec), locate, side, tif)
+    warm_new_order(load_i64(orders + _ORDERS.codec), load_u16(intent + _INTENT.locate), side, tif)
+
+
+@inlined
+def warm_kept(orders: int, slot: int) -> None:
+    """Fetch what the next order of a kept intent's symbol reads; slot < INTENTS_KEPT."""
+    intent = orders + _ORDERS.intents_kept + slot * _INTENT_SIZE
+    warm_symbol(orders, load_u16(intent + _INTENT.locate))
+    warm_intent(orders, intent)
 
 
 @kernel
@@ -65,7 +80,8 @@ def rehearse(orders: int, now_ns: int) -> bool:
     out = load_i64(orders + _ORDERS.out)
     if load_u8(intent + _INTENT.kind) != INTENT_NEW or room(out, 1) < 1:
         return False
-    if check(load_i64(orders + _ORDERS.risk), intent, now_ns) != PASSED:
+    check(load_i64(orders + _ORDERS.risk), intent, now_ns)  # whatever it says: the next one may pass
+    if not has_room(load_i64(orders + _ORDERS.pool)):
         return False
     write_new(orders, slot_at(out, 0), intent, now_ns)
     return True

@@ -11,7 +11,7 @@ from ringbuf.memory import clear, copy, load_i64, load_u8, load_u16, store_i64, 
 from ringbuf.records import record
 from ringbuf.spsc import try_push
 
-INTENTS_KEPT: Final = 8  # a power of two
+INTENTS_KEPT: Final = 16  # a power of two
 ORDERS = record(
     "ORDERS",
     f"""

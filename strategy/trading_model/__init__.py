@@ -17,6 +17,7 @@ from strategy.trading_model.state import (
     deadline,
     holding,
     warm_bits,
+    warm_head,
 )
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "holding",
     "on_fill",
     "warm_bits",
+    "warm_head",
 ]

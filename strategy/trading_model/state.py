@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringbuf.jit import inlined
-from ringbuf.memory import load_f64, load_i64, store_i64
+from ringbuf.memory import load_f64, load_i64, prefetch, store_i64
 from ringbuf.records import CACHE_LINE, record
 from ringbuf.segment import Segment
 from strategy.features import COLUMNS, INDEX
@@ -129,6 +129,13 @@ _ROW_SIZE, _HEAD_SIZE = HOLDING.size, TRADING.size
 
 def _deadlines_size(symbols_max: int) -> int:
     return -(-symbols_max // SWEEP) * CACHE_LINE
+
+
+@inlined
+def warm_head(model: int) -> None:
+    """Fetch the parameters and the counts by reason."""
+    for offset in range(0, _HEAD_SIZE, CACHE_LINE):
+        prefetch(model + offset)
 
 
 @inlined
