@@ -21,6 +21,8 @@ from nimbus.book.publish import mark, mark_all, write_event
 from nimbus.book.reset import reset
 from nimbus.feed.decode import Feed, next_message, open_packet
 from nimbus.feed.itch import DELETE, size_of
+from nimbus.feed.moldudp64 import MOLD
+from nimbus.feed.packet import USUAL_SIZE
 from nimbus.feed.state import FEED
 from nimbus.feed.timers import feed_timers, is_loading
 from nimbus.messages import (
@@ -62,8 +64,8 @@ MARKET = record(
 _F, _M, _P = FEED.at, MARKET.at, PACKET.at
 _LOCATE_AT, _REF_AT = DELETE.at.locate, DELETE.at.order_ref
 MESSAGE_MIN: Final = DELETE.size  # bytes up to the end of the first order reference
-_IN_UDP: Final = 20 + 2  # MoldUDP64, length of the message
-_IN_FRAME: Final = 14 + 20 + 8 + _IN_UDP  # Ethernet, IPv4 without options, UDP
+_IN_UDP: Final = MOLD.size + 2  # behind the length of the message
+_IN_FRAME: Final = USUAL_SIZE + _IN_UDP
 
 MarketState = namedtuple("MarketState", ["feed", "books", "change", "packet", "events", "words"])
 
@@ -109,14 +111,14 @@ def usual_message(market: MarketState) -> int:
 
 
 @inlined
-def names_order(message: int) -> bool:
-    """Say whether a message may be foreseen: it is long enough for an order reference."""
+def has_reference(message: int) -> bool:
+    """Say whether a message in hand has the MESSAGE_MIN bytes that are read to foresee it."""
     return size_of(u1(message)) >= MESSAGE_MIN
 
 
 @inlined
 def is_foreseen(market: MarketState, message: int) -> bool:
-    """Say whether foresee_message has just been called for a message."""
+    """Say whether the last call of foresee_message was for the message at this address."""
     return load_i64(market.words + _M.foreseen) == message
 
 
@@ -133,9 +135,8 @@ def foresee_message(market: MarketState, message: int) -> int:
 
 @inlined
 def foresee_order(market: MarketState, message: int) -> None:
-    """Fetch the order that a message names, when foresee_message was some time ago."""
-    if names_order(message):
-        warm_order(market.books, u8(message + _REF_AT))
+    """Fetch the order that a foreseen message names; its bucket should be near by now."""
+    warm_order(market.books, u8(message + _REF_AT))
 
 
 @inlined

@@ -19,8 +19,8 @@ from nimbus.market import (
     fetch,
     foresee_message,
     foresee_order,
+    has_reference,
     is_foreseen,
-    names_order,
     take_packet,
     usual_message,
 )
@@ -29,6 +29,7 @@ from ringbuf.jit import kernel
 from ringbuf.segment import Segment
 
 LONG = [kind for kind in MESSAGES if kind.size >= MESSAGE_MIN]
+SHORT = [kind for kind in MESSAGES if kind.size < MESSAGE_MIN]
 SESSION, PAGE_END = b"SESSION  1", guarded_page()
 
 
@@ -44,12 +45,12 @@ def first_of(market: MarketState) -> int:
 
 
 @kernel
-def foresee(market: MarketState, message: int) -> bool:
-    """Ask for what a message needs; say whether the market knows that this was done."""
-    foresee_message(market, message)
-    if names_order(message):
+def foresee(market: MarketState, message: int) -> int:
+    """Ask for what a message needs; return its locate, -1 when the market does not know of it."""
+    locate = foresee_message(market, message)
+    if has_reference(message):
         foresee_order(market, message)
-    return is_foreseen(market, message)
+    return locate if is_foreseen(market, message) else -1
 
 
 class Desk:
@@ -80,23 +81,21 @@ def desk() -> Desk:
 
 
 @pytest.mark.parametrize("link", [LINK_ETHERNET, LINK_UDP])
-@pytest.mark.parametrize(
-    "kind", [kind for kind in MESSAGES if kind.size >= MESSAGE_MIN], ids=lambda k: k.letter
-)
+@pytest.mark.parametrize("kind", LONG, ids=[kind.letter for kind in LONG])
 def test_the_guess_is_the_message_that_an_opened_packet_begins_with(desk, kind, link):
-    datagram = mold(SESSION, 1, [message_of(kind, random.Random(kind.size))])
+    message = message_of(kind, random.Random(kind.size))
+    datagram = mold(SESSION, 1, [message])
     desk.hold(frame(datagram) if link == LINK_ETHERNET else datagram, link)
     guessed = guess(desk.market.state)
     assert guessed == PAGE_END - kind.size
-    assert foresee(desk.market.state, guessed)
+    assert foresee(desk.market.state, guessed) == int.from_bytes(message[1:3], "big")
     assert first_of(desk.market.state) == guessed
 
 
-def test_a_packet_that_is_too_short_for_an_order_reference_is_not_guessed(desk):
-    for kind in MESSAGES:
-        if kind.size < MESSAGE_MIN:
-            desk.hold(frame(mold(SESSION, 1, [message_of(kind, random.Random(1))])))
-            assert guess(desk.market.state) == 0
+@pytest.mark.parametrize("kind", SHORT, ids=[kind.letter for kind in SHORT])
+def test_a_packet_that_is_too_short_for_an_order_reference_is_not_guessed(desk, kind):
+    desk.hold(frame(mold(SESSION, 1, [message_of(kind, random.Random(1))])))
+    assert guess(desk.market.state) == 0
 
 
 @pytest.mark.parametrize("unusual", [{"tags": [(0x8100, 5)]}, {"options": bytes(8)}], ids=["VLAN", "options"])
@@ -105,7 +104,7 @@ def test_what_is_not_usual_is_known_to_be_another_message(desk, unusual):
     packet = ipv4(udp(mold(SESSION, 1, [add])), options=unusual.get("options", b""))
     desk.hold(ethernet(packet, tags=unusual.get("tags", ())))
     guessed = guess(desk.market.state)
-    assert foresee(desk.market.state, guessed)
+    assert foresee(desk.market.state, guessed) >= 0
     assert first_of(desk.market.state) == PAGE_END - len(add) != guessed
 
 
@@ -119,6 +118,6 @@ def test_nothing_behind_a_packet_is_read_and_nothing_but_the_note_changes(desk):
             guessed = guess(desk.market.state)
             if guessed:
                 assert at < guessed <= PAGE_END - MESSAGE_MIN
-                assert foresee(desk.market.state, guessed)
+                assert foresee(desk.market.state, guessed) >= 0
                 words["foreseen"] = 0
     assert words.tobytes() == before

@@ -58,7 +58,7 @@ _ETHERNET_SIZE, _COOKED1_SIZE, _COOKED2_SIZE, _VLAN_SIZE = (
     VLAN.size,
 )
 _IPV4_SIZE, _IPV6_SIZE, _UDP_SIZE, _ROW_SIZE = IPV4.size, IPV6.size, UDP.size, SUBSCRIPTION.size
-_USUAL_SIZE: Final = _ETHERNET_SIZE + _IPV4_SIZE + _UDP_SIZE
+USUAL_SIZE: Final = _ETHERNET_SIZE + _IPV4_SIZE + _UDP_SIZE
 _SHORT_FRAME, _IP_LENGTH = state.SHORT_FRAME, state.IP_LENGTH
 
 
@@ -207,7 +207,7 @@ def _is_usual(at: int, size: int) -> bool:
     True only when both checksums are there and right.  Nothing is counted here.
     """
     ip, udp = at + _ETHERNET_SIZE, at + _ETHERNET_SIZE + _IPV4_SIZE
-    if size < _USUAL_SIZE or u2(at + _E.ethertype) != ETHERTYPE_IPV4 or u1(ip) != PLAIN_IPV4:
+    if size < USUAL_SIZE or u2(at + _E.ethertype) != ETHERTYPE_IPV4 or u1(ip) != PLAIN_IPV4:
         return False
     if u1(ip + _I4.protocol) != PROTOCOL_UDP or u2(ip + _I4.fragment) & FRAGMENT_BITS:
         return False
@@ -267,6 +267,6 @@ def open_frame(feed: int, packet: int) -> int:
         store_i64(feed + _F.payload_size, size)
         return OK
     if link == LINK_ETHERNET and _is_usual(at, size):
-        udp, group = at + _USUAL_SIZE - _UDP_SIZE, MAPPED_IPV4 | u4(at + _ETHERNET_SIZE + _I4.target)
+        udp, group = at + USUAL_SIZE - _UDP_SIZE, MAPPED_IPV4 | u4(at + _ETHERNET_SIZE + _I4.target)
         return _accept(feed, udp, u2(udp + _U.size), 0, group)
     return _open_link(feed, at, size, link)

@@ -159,12 +159,13 @@ def _new_order_form(side: int, tif: int) -> int:
 
 @inlined
 def warm_new_order(codec: int, locate: int, side: int, tif: int) -> None:
-    """Fetch what the NewOrderSingle of a symbol is copied from; locate < symbols_max."""
+    """Fetch what the NewOrderSingle of a symbol is copied from; nothing of it is read here."""
     index = _new_order_form(side, tif)
+    template, form = _template_at(codec, locate, index), _form(codec, index)
     for offset in range(0, _TEMPLATE.text + _FIRST_SIZE, CACHE_LINE):
-        prefetch(_template_at(codec, locate, index) + offset)
+        prefetch(template + offset)
     for offset in range(0, _FORM.text, CACHE_LINE):
-        prefetch(_form(codec, index) + offset)
+        prefetch(form + offset)
 
 
 @kernel

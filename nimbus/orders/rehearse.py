@@ -31,7 +31,7 @@ _POSITION_SIZE: Final = POSITION.size
 _TOP_CELL: Final = cell_size(TOP_OF_BOOK)
 _INTENT_SIZE: Final = INTENT.size
 _PAYLOAD_LINES: Final = -(-ORDER_OUT.size // CACHE_LINE)
-_HEAD_LINES: Final = 3  # addresses, sequence number, counters of what is sent
+_HEAD_LINES: Final = ORDERS.at.denied // CACHE_LINE + 1  # up to the counters of what is sent
 
 
 @inlined
@@ -47,7 +47,7 @@ def foresee(orders: int) -> None:
 
 
 @inlined
-def warm_symbol(orders: int, locate: int) -> None:
+def warm_position(orders: int, locate: int) -> None:
     """Fetch what the checks of a symbol's order read: its position and the top of its book."""
     risk = load_i64(orders + _ORDERS.risk)
     for offset in range(0, _POSITION_SIZE, CACHE_LINE):
@@ -58,7 +58,7 @@ def warm_symbol(orders: int, locate: int) -> None:
 
 @inlined
 def warm_intent(orders: int, intent: int) -> None:
-    """Fetch what the message of a new order's INTENT is made of; its locate < symbols_max."""
+    """Fetch what the message of a new order's INTENT is made of, which need not have been checked."""
     side, tif = load_u8(intent + _INTENT.side), load_u8(intent + _INTENT.tif)
     warm_new_order(load_i64(orders + _ORDERS.codec), load_u16(intent + _INTENT.locate), side, tif)
 
@@ -67,7 +67,7 @@ def warm_intent(orders: int, intent: int) -> None:
 def warm_kept(orders: int, slot: int) -> None:
     """Fetch what the next order of a kept intent's symbol reads; slot < INTENTS_KEPT."""
     intent = orders + _ORDERS.intents_kept + slot * _INTENT_SIZE
-    warm_symbol(orders, load_u16(intent + _INTENT.locate))
+    warm_position(orders, load_u16(intent + _INTENT.locate))
     warm_intent(orders, intent)
 
 
